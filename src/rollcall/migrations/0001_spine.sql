@@ -1,0 +1,109 @@
+-- The product: contacts. Everything else is ours and lives in its own schema.
+-- No foreign key, trigger or unique id is relied on at contacts, so that it can be distributed one day.
+create table public.contacts (
+    id          uuid primary key,
+    name        text not null,
+    email       text collate "C" not null,
+    source      text collate "C" not null,
+    attributes  jsonb not null default '{}',
+    imported_at timestamptz not null,
+    import_id   uuid,
+    record      bigint,
+    unique (source, email)
+);
+
+-- One row per worker process. Its session advisory lock (1380740204, seq) tells a dead one, its beat a frozen one.
+create table rollcall.workers (
+    seq  integer generated always as identity primary key,
+    name text not null,
+    beat timestamptz not null
+);
+
+create table rollcall.uploads (
+    id           uuid primary key,
+    state        text not null check (state in ('arriving', 'complete')),
+    name         text,
+    content_type text,
+    length       bigint,
+    created_at   timestamptz not null,
+    completed_at timestamptz,
+    check ((state = 'complete') = (completed_at is not null and length is not null))
+);
+
+create table rollcall.segments (
+    upload_id uuid not null references rollcall.uploads on delete cascade,
+    "offset"  bigint not null,
+    key       text not null unique,
+    state     text not null check (state in ('pending', 'durable')),
+    length    bigint,
+    sha256    bytea,
+    primary key (upload_id, "offset"),
+    check ((state = 'durable') = (length is not null and sha256 is not null))
+);
+
+-- Its own queue: claimed, fenced and closed by single statements (see imports.py).
+create table rollcall.imports (
+    id            uuid primary key,
+    seq           bigint generated always as identity unique,
+    source        text collate "C" not null check (length(source) between 1 and 100),
+    upload_id     uuid not null references rollcall.uploads,
+    bytes_total   bigint not null,
+    state         text not null check (state in ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    options       jsonb not null,
+    plan          jsonb,
+    attempt       integer not null default 0,
+    crashes       integer not null default 0,
+    worker        integer,
+    read          bigint not null default 0,
+    created       bigint not null default 0,
+    updated       bigint not null default 0,
+    unchanged     bigint not null default 0,
+    skipped       bigint not null default 0,
+    duplicate     bigint not null default 0,
+    rejected      bigint not null default 0,
+    total         bigint,
+    error_code    text,
+    error_message text,
+    created_by    text,
+    created_at    timestamptz not null,
+    started_at    timestamptz,
+    finished_at   timestamptz,
+    check (read = created + updated + unchanged + skipped + duplicate + rejected),
+    check ((state in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)),
+    check (state = 'running' or worker is null),
+    check ((state = 'failed') = (error_code is not null)),
+    check (state <> 'succeeded' or total = read)
+);
+create unique index imports_running on rollcall.imports (source) where state = 'running';
+create index imports_open on rollcall.imports (source, seq) where state in ('queued', 'running');
+create index imports_source on rollcall.imports (source, seq);
+
+-- The ledger: one row per Share, written in the transaction that loads it.
+create table rollcall.import_parts (
+    import_id uuid not null references rollcall.imports on delete cascade,
+    lane      integer not null,
+    first     bigint not null,
+    last      bigint not null,
+    attempt   integer not null,
+    position  bigint not null,
+    read      integer not null default 0,
+    created   integer not null default 0,
+    updated   integer not null default 0,
+    unchanged integer not null default 0,
+    skipped   integer not null default 0,
+    duplicate integer not null default 0,
+    rejected  integer not null default 0,
+    primary key (import_id, lane, first),
+    check (last >= first),
+    check (read = created + updated + unchanged + skipped + duplicate + rejected)
+);
+
+create table rollcall.rejects (
+    import_id uuid not null references rollcall.imports on delete cascade,
+    record    bigint not null,
+    field     text,
+    code      text not null,
+    value     text,
+    raw       bytea not null,
+    primary key (import_id, record)
+);

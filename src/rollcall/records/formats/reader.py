@@ -1,0 +1,90 @@
+"""What a format is: two pure functions over bytes.
+
+    scan    decoded bytes → where each Record begins and ends      (sees every byte, in order; no fields yet)
+    parse   the Records of one Slice → their fields                (only for Records that are still to be loaded)
+
+Between the two, `parts.py` cuts the scanned stretches into Parts. So a Part depends on the file alone, never on block
+sizes, and a resumed import scans past what is loaded without parsing it.
+
+A format must not hold more than a few blocks in memory, must not raise for one bad Record (that is a Fault), and raises
+`Unreadable` with the place when the file's structure is broken. Record numbers are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rollcall.records.plan import Plan
+
+RECORD_BYTES_MAX = 4 << 20
+"""A longer Record is a Fault (`record_too_long`); what is kept of it is its beginning."""
+
+Offsets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a Record is rejected. `field` is `name`, `email`, a column or None (the whole Record)."""
+
+    code: str
+    field: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive Records as bytes: Record i is `data[starts[i]:ends[i]]`, without its newline or comma.
+
+    `faults`: what the scan found already, by index. Of a Record that is too long only the beginning is in `data`.
+    `lines` is what the format wants to remember from scan to parse, one number a Record (CSV: whether it is regular).
+    """
+
+    data: bytes
+    starts: Offsets
+    ends: Offsets
+    faults: dict[int, Fault] = field(default_factory=dict)
+    lines: npt.NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def raw(self, index: int) -> bytes:
+        """The Record's own bytes, as they stand in the (decoded) file."""
+        return self.data[self.starts[index] : self.ends[index]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The fields of a Slice's Records, one element each, before any rule has looked at them.
+
+    `name`, `email`: string arrays; null means that the Record has no such key (`required`). `attributes`: string array
+    of JSON objects without the mapped keys, blanks and nulls (blanks never erase); `{}` when there are none.
+    `faults`: by index; includes the Slice's. The fields of a faulty Record may hold anything (but never invalid UTF-8).
+    """
+
+    name: pa.StringArray
+    email: pa.StringArray
+    attributes: pa.StringArray
+    faults: dict[int, Fault]
+
+
+class Format(Protocol):
+    """One file of this folder; a module satisfies it."""
+
+    @staticmethod
+    def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
+        """Find the Records. `blocks`: the decoded file from its first byte, BOM included."""
+
+    @staticmethod
+    def parse(part: Slice, plan: Plan) -> Batch:
+        """Find the fields of these Records."""
+
+    @staticmethod
+    def cells(raw: bytes, plan: Plan) -> list[str]:
+        """One Record's bytes as the values of `plan.header`, for reject files; best effort, never raises."""

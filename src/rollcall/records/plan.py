@@ -1,0 +1,63 @@
+"""The Plan: what was found out about a file, frozen when its Import is first claimed, so that no later attempt detects again.
+
+Assumes nothing about where the file lies. Holds no rule and no parser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+FormatName = Literal["csv", "json", "ndjson"]
+Compression = Literal["none", "gzip", "zstd"]
+
+READER = 1
+"""Version of everything that decides where a Record begins, which number it has and what its fields are.
+
+Raise it whenever the same bytes would be read differently; an import that began with another version ends READER_CHANGED.
+"""
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Which columns (CSV) or keys (JSON) make a contact's fields; every other one goes to `attributes`.
+
+    `name` holds one column, or several that are joined with a space (first and last name).
+    """
+
+    email: str
+    name: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to read one file.
+
+    `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
+    sample, in order of appearance (a guide for people and reject files; later Records may have others).
+    `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
+    """
+
+    format: FormatName
+    compression: Compression
+    header: tuple[str, ...]
+    mapping: Mapping
+    delimiter: str | None = None
+    skip: int = 0
+    lanes: int = 2
+    reader: int = READER
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored on the Import and shown to people."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Self:
+        mapping = stored["mapping"]
+        return cls(
+            **stored
+            | {
+                "header": tuple(stored["header"]),
+                "mapping": Mapping(email=mapping["email"], name=tuple(mapping["name"])),
+            }
+        )
