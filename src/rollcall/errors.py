@@ -23,15 +23,13 @@ from typing import Any, ClassVar
 class RollcallError(Exception):
     """Base of the tree.
 
-    `issues` is a list of `{"path": [...], "code": str, "message": str}`; `more` holds further members of the error body.
+    `issues`: a list of `{"path": [...], "code": str, "message": str}`. `more`: further members of the error body.
     """
 
     code: ClassVar[str] = "INTERNAL"
     status: ClassVar[int] = 500
 
-    def __init__(
-        self, message: str | None = None, *, issues: list[dict[str, Any]] | None = None, **more: Any
-    ) -> None:
+    def __init__(self, message: str | None = None, *, issues: list[dict[str, Any]] | None = None, **more: Any) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
         self.issues = issues
         self.more = more

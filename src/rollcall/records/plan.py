@@ -1,4 +1,4 @@
-"""The Plan: what was found out about a file, frozen when its Import is first claimed, so that no later attempt detects again.
+"""The Plan: what was found out about a file. Frozen when its Import is first claimed; no later attempt detects again.
 
 Assumes nothing about where the file lies. Holds no rule and no parser.
 """
@@ -14,7 +14,8 @@ Compression = Literal["none", "gzip", "zstd"]
 READER = 1
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
-Raise it whenever the same bytes would be read differently; an import that began with another version ends READER_CHANGED.
+Raise it whenever the same bytes would be read differently: an import that began with another version ends
+READER_CHANGED.
 """
 
 
