@@ -98,6 +98,17 @@ create table rollcall.import_parts (
     check (read = created + updated + unchanged + skipped + duplicate + rejected)
 );
 
+-- What the ledger says of one import.
+create function rollcall.account(job uuid) returns table (
+    read bigint, created bigint, updated bigint, unchanged bigint, skipped bigint, duplicate bigint, rejected bigint,
+    position bigint
+) language sql stable as $$
+    select coalesce(sum(p.read), 0), coalesce(sum(p.created), 0), coalesce(sum(p.updated), 0),
+           coalesce(sum(p.unchanged), 0), coalesce(sum(p.skipped), 0), coalesce(sum(p.duplicate), 0),
+           coalesce(sum(p.rejected), 0), coalesce(max(p.position), 0)
+      from rollcall.import_parts p where p.import_id = job
+$$;
+
 create table rollcall.rejects (
     import_id uuid not null references rollcall.imports on delete cascade,
     record    bigint not null,

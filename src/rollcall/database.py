@@ -1,0 +1,214 @@
+"""Connections, transactions, migrations, and what a database error means. Postgres 15 and later.
+
+Every connection has timeouts: nobody waits longer than a second for a lock (`end_sessions` then moves what is
+frozen), and a session that is idle inside a transaction is ended. Statements are not prepared, so that a pooler may
+stand between. No table of ours is known here but the list of migrations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any, Literal, LiteralString, Self
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from rollcall.errors import DatabaseDown, RollcallError
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+POOL_SIZE = 10
+POOL_WAIT_SECONDS = 5.0
+MIGRATION_LOCK = 5_930_417_482_260
+LOCK_CLASS = 1_380_740_204
+"""First key of the workers' session advisory locks; the second is the worker's number."""
+SOCKET: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+SESSION: LiteralString = """
+select set_config('lock_timeout', '1s', false), set_config('idle_in_transaction_session_timeout', %s, false),
+       set_config('client_min_messages', 'error', false), set_config('timezone', 'UTC', false)
+"""
+
+
+class Incompatible(RollcallError):
+    """The database does not fit this version of Rollcall."""
+
+    code = "DATABASE_INCOMPATIBLE"
+    status = 503
+
+
+async def connect(url: str, name: str, *, idle_seconds: int = 30) -> Connection:
+    """One connection of one's own, in autocommit, with `name` (at most 63 bytes) in pg_stat_activity from the start."""
+    connection = await psycopg.AsyncConnection.connect(
+        url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET
+    )
+    try:
+        await connection.execute(SESSION, (f"{idle_seconds}s",))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+class Database:
+    """A pool of connections for short work, and the way to connections of one's own. Opened with `async with`."""
+
+    def __init__(self, url: str, *, name: str = "rollcall") -> None:
+        self.url = url
+        self._pool = AsyncConnectionPool[Connection](
+            url,
+            kwargs={"autocommit": True, "application_name": name, "prepare_threshold": None, **SOCKET},
+            configure=_configure,
+            check=AsyncConnectionPool.check_connection,
+            min_size=1,
+            max_size=POOL_SIZE,
+            timeout=POOL_WAIT_SECONDS,
+            open=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A pooled connection in autocommit: every statement is a transaction. Raises DatabaseDown."""
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout as error:
+            raise DatabaseDown from error
+        except psycopg.Error as error:
+            if meaning(error) == "fault":
+                raise
+            raise DatabaseDown from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A pooled connection inside a transaction: committed at the end, rolled back on any exception."""
+        async with self.session() as connection, connection.transaction():
+            yield connection
+
+    async def connect(self, name: str) -> Connection:
+        """A connection that belongs to no pool: Lanes and workers name theirs, so that others can end them."""
+        return await connect(self.url, name)
+
+
+async def _configure(connection: Connection) -> None:
+    await connection.execute(SESSION, ("30s",))
+
+
+Meaning = Literal["lost", "locked", "again", "fault"]
+
+
+def meaning(error: psycopg.Error, connection: Connection | None = None) -> Meaning:
+    """What to do about it: the one place that decides.
+
+    `lost`: the connection is gone, whatever the SQLSTATE says (25P03 is no OperationalError); connect again and look.
+    `locked`: 55P03, somebody holds what we need. `again`: the same transaction once more, after a pause.
+    `fault`: never again.
+    """
+    state = error.sqlstate or ""
+    if connection is not None and (connection.closed or connection.broken):
+        return "lost"
+    if state == "55P03":
+        return "locked"
+    if state in ("40001", "40P01", "58030") or state.startswith("53"):
+        return "again"
+    if state.startswith(("08", "57P0")) or state == "25P03":
+        return "lost"
+    if not state and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return "lost"
+    return "fault"
+
+
+async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, lane: int | None = None) -> int:
+    """End the sessions of an import up to `attempt`, of every Lane or of one; how many there were.
+
+    A client that is frozen in the middle of a COPY is moved by no timeout. Outside any transaction: inside one,
+    pg_stat_activity stands still.
+    """
+    row = await (
+        await connection.execute(
+            """select count(pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid()
+                  and substring(application_name from %s)::int <= %s""",
+            (f"^rollcall:{job_id}:([0-9]{{1,9}}):{'[0-9]+' if lane is None else lane}$", attempt),
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def migrate(url: str) -> list[str]:
+    """Bring the schema up to this version; the names of the files applied.
+
+    All in one transaction under an advisory lock: two at once, or a crash in the middle, leave a whole schema.
+    Raises Incompatible when the schema is newer than this program, an applied file has changed since, or a `contacts`
+    that is not ours stands in the way; DatabaseDown when there is no database.
+    """
+    try:
+        connection = await connect(url, "rollcall:migrate")
+    except psycopg.OperationalError as error:
+        raise DatabaseDown from error
+    async with connection, connection.transaction():
+        await connection.execute("set local lock_timeout = '60s'")
+        await connection.execute("select pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        if connection.info.server_version < 15_00_00:
+            raise Incompatible("Rollcall needs Postgres 15 or later.")
+        await connection.execute("create schema if not exists rollcall")
+        await connection.execute(
+            "create table if not exists rollcall.migrations"
+            " (name text primary key, sha256 text not null, applied_at timestamptz not null default now())"
+        )
+        rows = await (await connection.execute("select name, sha256 from rollcall.migrations")).fetchall()
+        applied: dict[str, str] = dict(rows)
+        files = _migrations()
+        if newer := sorted(set(applied) - set(files)):
+            raise Incompatible(f"The schema is newer than this version of Rollcall ({newer[-1]}). Upgrade Rollcall.")
+        for name, text in files.items():
+            if name in applied and applied[name] != _digest(text):
+                raise Incompatible(f"The migration {name} has changed since it was applied.")
+        pending = [name for name in files if name not in applied]
+        if "0001_spine.sql" in pending:
+            await _refuse_foreign_contacts(connection)
+        for name in pending:
+            await connection.execute(files[name].encode())
+            await connection.execute(
+                "insert into rollcall.migrations (name, sha256) values (%s, %s)", (name, _digest(files[name]))
+            )
+    return pending
+
+
+async def _refuse_foreign_contacts(connection: Connection) -> None:
+    found = await (await connection.execute("select to_regclass('public.contacts') is not null")).fetchone()
+    if found and found[0]:
+        raise Incompatible(
+            "This database has a table public.contacts already, and it is not Rollcall's. Rename it, or give Rollcall"
+            " a database of its own; nothing was changed."
+        )
+
+
+def _migrations() -> dict[str, str]:
+    folder = resources.files("rollcall") / "migrations"
+    return {file.name: file.read_text() for file in sorted(folder.iterdir(), key=_name) if file.name.endswith(".sql")}
+
+
+def _name(file: Any) -> str:
+    return str(file.name)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

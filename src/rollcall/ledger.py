@@ -1,0 +1,65 @@
+"""The ledger: one row for every Share, written in the transaction that loads it. It alone says what is loaded.
+
+A row spans the Records `first` to `last` of one Lane. A Lane goes on after its highest `last`, by Record number: how a
+file is cut into Parts may change between attempts, Record numbers never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from rollcall.database import Connection
+
+
+async def positions(tx: Connection, job_id: UUID, lanes: int) -> list[int]:
+    """The highest Record that each Lane has loaded; 0 where it has not begun."""
+    rows = await (
+        await tx.execute(
+            "select lane, max(last) from rollcall.import_parts where import_id = %s group by lane", (job_id,)
+        )
+    ).fetchall()
+    last: dict[int, int] = dict(rows)
+    return [last.get(lane, 0) for lane in range(lanes)]
+
+
+async def enter(tx: Connection, job_id: UUID, lane: int, *, first: int, last: int, attempt: int, position: int) -> bool:
+    """Begin a Share; False when this very stretch has a row already (a commit whose answer was lost).
+
+    `position`: bytes of the stored file that were read when the Part was cut.
+    """
+    cursor = await tx.execute(
+        """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position)
+           values (%s, %s, %s, %s, %s, %s) on conflict do nothing returning 1""",
+        (job_id, lane, first, last, attempt, position),
+    )
+    return await cursor.fetchone() is not None
+
+
+async def last_of(tx: Connection, job_id: UUID, lane: int, first: int) -> int | None:
+    """Where the Share that begins at `first` ends; None when there is none."""
+    row = await (
+        await tx.execute(
+            "select last from rollcall.import_parts where import_id = %s and lane = %s and first = %s",
+            (job_id, lane, first),
+        )
+    ).fetchone()
+    return row[0] if row else None
+
+
+async def fill(tx: Connection, job_id: UUID, lane: int, first: int, counts: Sequence[int]) -> None:
+    """Write a Share's account: read, created, updated, unchanged, skipped, duplicate, rejected."""
+    await tx.execute(
+        """update rollcall.import_parts set read = %s, created = %s, updated = %s, unchanged = %s, skipped = %s,
+                  duplicate = %s, rejected = %s
+            where import_id = %s and lane = %s and first = %s""",
+        (*counts, job_id, lane, first),
+    )
+
+
+async def rejected(tx: Connection, job_id: UUID) -> int:
+    """Records that this import has rejected so far."""
+    row = await (
+        await tx.execute("select coalesce(sum(rejected), 0) from rollcall.import_parts where import_id = %s", (job_id,))
+    ).fetchone()
+    return int(row[0]) if row else 0

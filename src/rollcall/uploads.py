@@ -1,0 +1,67 @@
+"""Uploads and their Segments: which bytes arrived and under which keys they lie in the store.
+
+A Segment's row (`pending`) is committed before its object is written, and turns `durable` after: an object without a
+row, or a durable row without an object, can only be an accident, and is found.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from rollcall.database import Connection
+from rollcall.storage import Segment
+
+
+async def create(tx: Connection, upload_id: UUID, *, name: str | None, content_type: str | None) -> None:
+    """An Upload whose bytes begin to arrive; `name` is what the sender calls the file, for people only."""
+    await tx.execute(
+        """insert into rollcall.uploads (id, state, name, content_type, created_at)
+           values (%s, 'arriving', %s, %s, clock_timestamp())""",
+        (upload_id, name, content_type),
+    )
+
+
+async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
+    """A Segment is about to be written under this key."""
+    await tx.execute(
+        """insert into rollcall.segments (upload_id, "offset", key, state) values (%s, %s, %s, 'pending')""",
+        (upload_id, offset, key),
+    )
+
+
+async def keep(tx: Connection, upload_id: UUID, segment: Segment) -> None:
+    """A Segment is whole and durable in the store."""
+    await tx.execute(
+        """update rollcall.segments set state = 'durable', length = %s, sha256 = %s
+            where upload_id = %s and "offset" = %s""",
+        (segment.length, segment.sha256, upload_id, segment.offset),
+    )
+
+
+async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
+    """All of it has arrived."""
+    await tx.execute(
+        """update rollcall.uploads set state = 'complete', length = %s, completed_at = clock_timestamp()
+            where id = %s""",
+        (length, upload_id),
+    )
+
+
+async def drop(tx: Connection, upload_id: UUID) -> list[str]:
+    """Forget an Upload that never became whole; the keys its Segments may lie under."""
+    rows = await (await tx.execute("select key from rollcall.segments where upload_id = %s", (upload_id,))).fetchall()
+    await tx.execute("delete from rollcall.uploads where id = %s and state = 'arriving'", (upload_id,))
+    return [key for (key,) in rows]
+
+
+async def segments(tx: Connection, upload_id: UUID) -> list[Segment]:
+    """The durable Segments in the order of the file."""
+    async with tx.cursor(row_factory=class_row(Segment)) as cursor:
+        await cursor.execute(
+            """select key, "offset", length, sha256 from rollcall.segments
+                where upload_id = %s and state = 'durable' order by "offset" """,
+            (upload_id,),
+        )
+        return await cursor.fetchall()

@@ -1,0 +1,65 @@
+"""Workers: one row and one session advisory lock for each worker process; how others tell that one is gone.
+
+A killed worker's lock is free at once. A frozen one keeps its lock, but its beat grows old. The beat is here and never
+in `imports`, where it would wait for the fence of the worker's own Shares.
+"""
+
+from __future__ import annotations
+
+from rollcall.database import LOCK_CLASS, Connection
+
+
+async def register(tx: Connection, name: str) -> int:
+    """A new worker's number."""
+    row = await (
+        await tx.execute(
+            "insert into rollcall.workers (name, beat) values (%s, clock_timestamp()) returning seq", (name,)
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def lock(tx: Connection, worker: int) -> bool:
+    """Take the worker's lock for as long as this session lives; False while an older session of its own has it."""
+    row = await (await tx.execute("select pg_try_advisory_lock(%s, %s)", (LOCK_CLASS, worker))).fetchone()
+    return bool(row and row[0])
+
+
+async def end_older_session(tx: Connection, worker: int) -> None:
+    """End this worker's own earlier control session, which the server has not yet seen to be dead."""
+    await tx.execute(
+        """select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and application_name = %s and pid <> pg_backend_pid()""",
+        (session_name(worker),),
+    )
+
+
+async def beat(tx: Connection, worker: int, name: str) -> None:
+    """Say that this worker lives; on the database's clock. The row is put back if somebody removed it."""
+    await tx.execute(
+        """insert into rollcall.workers (seq, name, beat) overriding system value
+           values (%s, %s, clock_timestamp()) on conflict (seq) do update set beat = excluded.beat""",
+        (worker, name),
+    )
+
+
+async def leave(tx: Connection, worker: int) -> None:
+    """The worker ends and works on nothing."""
+    await tx.execute("delete from rollcall.workers where seq = %s", (worker,))
+
+
+async def any_alive(tx: Connection, stale_seconds: float) -> bool:
+    """Whether at least one worker has shown itself lately."""
+    row = await (
+        await tx.execute(
+            "select exists (select from rollcall.workers where beat > clock_timestamp() - make_interval(secs => %s))",
+            (stale_seconds,),
+        )
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def session_name(worker: int) -> str:
+    """The application_name of a worker's control connection."""
+    return f"rollcall:worker:{worker}"
