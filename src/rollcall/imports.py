@@ -229,7 +229,7 @@ async def take(tx: Connection, worker: int, seen: Held, *, counted: bool) -> Imp
                       worker = case when z.crashes < %(limit)s then %(me)s end,
                       state = case when z.crashes < %(limit)s then 'running' else 'failed' end,
                       error_code = case when z.crashes >= %(limit)s then 'CRASHED' end,
-                      error_message = case when z.crashes >= %(limit)s then 
+                      error_message = case when z.crashes >= %(limit)s then
                           format('The worker died %%s times at this file, the last time after record %%s.',
                                  z.crashes, z.last) end,
                       finished_at = case when z.crashes >= %(limit)s then clock_timestamp() end,
@@ -343,6 +343,7 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
             "select 1 from rollcall.imports where id = %(id)s for update;"
             " update rollcall.imports i set state = 'cancelled', worker = null, finished_at = clock_timestamp(), "
             + COPY_COUNTS
-            + " from rollcall.account(%(id)s) p where i.id = %(id)s and i.state in ('queued', 'running'); notify rollcall",
+            + " from rollcall.account(%(id)s) p where i.id = %(id)s"
+            " and i.state in ('queued', 'running'); notify rollcall",
             {"id": job_id},
         )

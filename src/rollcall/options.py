@@ -1,4 +1,4 @@
-"""Options: what the sender of a file may choose about its import. The same names over HTTP, on the command line, stored."""
+"""Options: what the sender of a file may choose about its import; the same names in HTTP, in commands and stored."""
 
 from __future__ import annotations
 

@@ -1,0 +1,113 @@
+"""Which column is what: guess it from the header, or check what was given.
+
+A header is the first line of a CSV file, or the keys seen in a sample of JSON. Values are not looked at: what a column
+is called decides, so that the same export is always read the same way. Errors show the beginning of the header; when
+that seems to be somebody's data, they do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from rollcall.errors import BadMapping, NoEmailColumn, NoNameColumn, Unreadable
+from rollcall.records import fields
+from rollcall.records.plan import Mapping
+
+COLUMNS_SHOWN = 20
+HEADING_SHOWN = 40
+"""How much of a header an error message shows: columns, and characters of each."""
+
+_ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+\.[^\s@<>]+")
+
+
+def guess(header: Sequence[str]) -> Mapping:
+    """The columns of the address and the name; a full name is preferred to a first and a last one.
+
+    Raises NoEmailColumn and NoNameColumn.
+    """
+    columns: dict[str, str] = {}
+    for column in header:
+        columns.setdefault(fields.plain(column), column)
+    email = _first(fields.EMAIL, columns)
+    if email is None:
+        raise _missing(NoEmailColumn, header, "the email addresses", "email, E-Mail-Adresse, courriel, correo …")
+    name = _name(columns)
+    if not name:
+        raise _missing(NoNameColumn, header, "the names", "name, full name, first name and last name, Nachname, nom …")
+    return Mapping(email=email, name=name)
+
+
+def check(mapping: Mapping, header: Sequence[str]) -> Mapping:
+    """The mapping, if the file has all of its columns. Raises BadMapping."""
+    if not mapping.name:
+        raise BadMapping(
+            'The mapping names no column for the name. Give it one, or several: {"name": ["first", "last"]}.'
+        )
+    unknown = [column for column in (mapping.email, *mapping.name) if column not in header]
+    if unknown:
+        raise BadMapping(
+            f"The mapping names {_shown(unknown)}, which the file does not have. {_seen(header)} "
+            "Write the column as it stands there."
+        )
+    return mapping
+
+
+def unique(header: Iterable[str]) -> tuple[str, ...]:
+    """The header with a name of its own for every column: an empty one is `column 3`, a second `Phone` is `Phone (2)`.
+
+    Blanks around a heading are dropped. The first of several keeps its name; so does a `Phone (2)` of the file's own.
+    """
+    headings = [cell.strip(fields.BLANKS) or f"column {number}" for number, cell in enumerate(header, 1)]
+    taken = set(headings)
+    met: dict[str, int] = {}
+    columns = []
+    for heading in headings:
+        column, number = heading, met.get(heading, 0) + 1
+        if number > 1:
+            while (column := f"{heading} ({number})") in taken:
+                number += 1
+            taken.add(column)
+        met[heading] = number
+        columns.append(column)
+    return tuple(columns)
+
+
+def _name(columns: dict[str, str]) -> tuple[str, ...]:
+    full = _first(fields.FULL_NAME, columns)
+    first, last = _first(fields.FIRST_NAME, columns), _first(fields.LAST_NAME, columns)
+    if full == columns.get("name") and first and not last and fields.plain(first) in fields.FAMILY_NAME_BESIDE:
+        full, last = None, full
+    if full:
+        return (full,)
+    if not first and not last:
+        return ()
+    return tuple(column for column in (first, _first(fields.MIDDLE_NAME, columns), last) if column)
+
+
+def _first(aliases: Iterable[str], columns: dict[str, str]) -> str | None:
+    return next((columns[alias] for alias in aliases if alias in columns), None)
+
+
+def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases: str) -> Unreadable:
+    if any(_ADDRESS.search(column) for column in header):
+        return error(
+            f"No column holds {what}: the first line holds an email address, so the file seems to have no header line. "
+            "Put one before it, such as: name,email"
+        )
+    return error(
+        f"No column holds {what}. {_seen(header)} Rename the column (looked for: {aliases}), or say in the mapping "
+        "which one it is."
+    )
+
+
+def _seen(header: Sequence[str]) -> str:
+    rest = len(header) - COLUMNS_SHOWN
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"The columns are {_shown(header[:COLUMNS_SHOWN])}{more}." if header else "The file has no columns."
+
+
+def _shown(columns: Iterable[str]) -> str:
+    return ", ".join(
+        f'"{column if len(column) <= HEADING_SHOWN else column[: HEADING_SHOWN - 1] + "…"}"' for column in columns
+    )
