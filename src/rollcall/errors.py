@@ -8,7 +8,7 @@
     │   ├─ InvalidJson TooDeep HeaderTooLong TooManyColumns
     │   └─ ArchiveTruncated ArchiveCorrupt NestedArchive InvalidRecords TooManyRejects ReaderChanged ObjectMissing …
     ├─ Unavailable    the world is at fault: 503, retried
-    │   └─ DatabaseDown StoreDown NoSpace
+    │   └─ DatabaseDown StoreDown NoSpace EmbeddedInUse EmbeddedFailed
     └─ Stopped        a signal, not a fault: Cancelled Draining Fenced
 
 A bad record is none of these: it is a Reject, a value (`records`). Messages are for people: what, where, what to do.
@@ -246,6 +246,18 @@ class NoSpace(Unavailable):
 
     code = "NO_SPACE"
     status = 507
+
+
+class EmbeddedInUse(Unavailable):
+    """Another process owns the embedded Postgres. Stop that one, or choose another data directory."""
+
+    code = "EMBEDDED_IN_USE"
+
+
+class EmbeddedFailed(Unavailable):
+    """The embedded Postgres does not run."""
+
+    code = "EMBEDDED_FAILED"
 
 
 class Stopped(RollcallError):
