@@ -1,1 +1,16 @@
-"""Rollcall."""
+"""Rollcall brings contact files of any size into Postgres and answers for every record.
+
+The floors, from the top; nothing imports what stands above it (`pyproject.toml` holds the contract, the build checks it):
+
+    doors       cli · app worker client · web/*      the only ones that read settings
+    stories     pipeline receive · lane reading      with the doors, the only ones that open transactions
+    keepers     imports ledger uploads contacts rejects workers      one table family each, all its SQL
+    words       options
+    library     records/                             bytes in, Parts out; knows no table
+    machines    storage database embedded
+    ground      settings · errors telemetry
+
+Read `pipeline` first: it fits one screen.
+"""
+
+__version__ = "0.1.0"

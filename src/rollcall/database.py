@@ -135,6 +135,14 @@ def meaning(error: psycopg.Error, connection: Connection | None = None) -> Meani
     return "fault"
 
 
+async def asynchronous_commit(tx: Connection) -> None:
+    """The settings of a Share, the one place: do not wait for the disk at COMMIT.
+
+    Right on one Postgres only, where ledger and contacts share one WAL.
+    """
+    await tx.execute("set local synchronous_commit = off")
+
+
 async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, lane: int | None = None) -> int:
     """End the sessions of an import up to `attempt`, of every Lane or of one; how many there were.
 

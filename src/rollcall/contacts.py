@@ -1,0 +1,207 @@
+"""Contacts: the one way in (merge), and the way to look at them.
+
+A Share's folded rows travel as binary COPY into a temporary table. Statement one inserts the keys that are new and sets
+the others aside; statement two, only if there are others, tells what becomes of them. Counts come from returned rows,
+never from a row count of `contacts`; no constraint's name and no unique id is relied on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg.rows import class_row
+
+from rollcall.database import Connection
+
+COLUMNS: LiteralString = "id, name, email, source, attributes, imported_at, import_id, record"
+TEMPORARY: LiteralString = """
+create temp table if not exists incoming (id uuid, name text, email text collate "C", source text collate "C",
+    attributes jsonb, imported_at timestamptz, import_id uuid, record bigint) on commit delete rows;
+create temp table if not exists leftover (like incoming) on commit delete rows
+"""
+INSERT_NEW: LiteralString = f"""
+with new as (insert into public.contacts ({COLUMNS}) select {COLUMNS} from incoming order by email
+             on conflict (source, email) do nothing returning email)
+insert into leftover select i.* from incoming i where not exists (select from new where new.email = i.email)
+"""
+SEEN: LiteralString = """
+with seen as materialized (
+       select o.import_id is not distinct from l.import_id as own,
+              (o.name, o.attributes) is distinct from (l.name, o.attributes || l.attributes) as differs, l.*
+         from leftover l join public.contacts o using (source, email)),
+"""
+UPDATE_REST: LiteralString = (
+    SEEN
+    + """
+     changed as (update public.contacts c
+                    set name = s.name, attributes = c.attributes || s.attributes, import_id = s.import_id,
+                        record = s.record, imported_at = s.imported_at
+                   from seen s where c.source = s.source and c.email = s.email and s.differs returning 1)
+select count(*) filter (where own), count(*) filter (where not own and differs),
+       count(*) filter (where not own and not differs), 0,
+       (select count(*) from changed) = count(*) filter (where differs)
+  from seen
+"""
+)
+SKIP_REST: LiteralString = (
+    SEEN
+    + "nothing as (select) select count(*) filter (where own), 0, 0, count(*) filter (where not own), true from seen"
+)
+POSTGRES_EPOCH = 946_684_800
+
+
+class Contended(Exception):
+    """Somebody else deleted a contact between the two statements: the Share has to be tried again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a Share's folded rows."""
+
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    duplicate: int
+
+
+@dataclass(frozen=True)
+class Contact:
+    """One row."""
+
+    id: UUID
+    name: str
+    email: str
+    source: str
+    attributes: dict[str, Any]
+    imported_at: datetime
+    import_id: UUID | None
+    record: int | None
+
+
+class Ids:
+    """UUIDv7s of one Lane: one time stamp, the Lane's number, then rising; so two Lanes never meet on an index page."""
+
+    def __init__(self, lane: int) -> None:
+        self._high = (time.time_ns() // 1_000_000 << 16) | (7 << 12) | lane
+        self._low = (2 << 62) | (int.from_bytes(os.urandom(6), "big") << 12)
+
+    def take(self, count: int) -> bytes:
+        """`count` ids, 16 bytes each."""
+        pairs = np.empty((count, 2), ">u8")
+        pairs[:, 0] = self._high
+        pairs[:, 1] = np.arange(count, dtype=np.uint64) + np.uint64(self._low)
+        self._low += count
+        return pairs.tobytes()
+
+
+def encode(rows: pa.Table, ids: Ids, *, source: str, import_id: UUID) -> list[bytes | memoryview]:
+    """Folded rows (email, name, attributes, record; one a key) as the pieces of a binary COPY of COLUMNS.
+
+    Joined inside Arrow: 0.25 CPU seconds a million rows, where a loop over them takes ten times that.
+    """
+    name, email, attributes = (_bytes(rows[column]) for column in ("name", "email", "attributes"))
+    joined = pc.binary_join_element_wise(
+        _constant(b"\x00\x08" + _int4(16)),
+        _fixed(ids.take(rows.num_rows), 16),
+        _length(name),
+        name,
+        _length(email),
+        email,
+        _constant(_sized(source.encode())),
+        _length(attributes, extra=1),
+        _constant(b"\x01"),
+        attributes,
+        _constant(_sized(_timestamp(datetime.now(UTC))) + _sized(import_id.bytes) + _int4(8)),
+        _fixed(rows["record"].to_numpy().astype(">i8").tobytes(), 8),
+        _constant(b""),
+    )
+    offsets = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset : joined.offset + len(joined) + 1]
+    body = memoryview(joined.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])]
+    return [b"PGCOPY\n\xff\r\n\0" + bytes(8), body, b"\xff\xff"]
+
+
+async def prepare(tx: Connection) -> None:
+    """The temporary tables of a session that will merge."""
+    await tx.execute(TEMPORARY)
+
+
+async def merge(tx: Connection, copy_data: list[bytes | memoryview], count: int, *, update: bool) -> Outcome:
+    """Bring `count` encoded rows in: new values win, blanks never erase, attributes merge; or, without `update`, the
+    contact that is there stays. A row that this very import wrote is a duplicate. Raises Contended."""
+    async with tx.cursor() as cursor:
+        async with cursor.copy(f"copy incoming ({COLUMNS}) from stdin (format binary)") as copy:
+            for piece in copy_data:
+                await copy.write(piece)
+        await cursor.execute(INSERT_NEW)
+        left = cursor.rowcount
+        if not left:
+            return Outcome(count, 0, 0, 0, 0)
+        await cursor.execute(UPDATE_REST if update else SKIP_REST)
+        row = await cursor.fetchone()
+    assert row is not None
+    own, updated, unchanged, skipped, whole = row
+    if not whole or own + updated + unchanged + skipped != left:
+        raise Contended
+    return Outcome(count - left, updated, unchanged, skipped, own)
+
+
+async def page(
+    tx: Connection, *, source: str | None, email: str | None, after: UUID | None, offset: int, limit: int
+) -> list[Contact]:
+    """Newest first, by id; `after` is the id of the last one seen."""
+    async with tx.cursor(row_factory=class_row(Contact)) as cursor:
+        await cursor.execute(
+            f"""select {COLUMNS} from public.contacts
+                 where (%(source)s::text is null or source = %(source)s)
+                   and (%(email)s::text is null or email = lower(%(email)s))
+                   and (%(after)s::uuid is null or id < %(after)s)
+                 order by id desc limit %(limit)s offset %(offset)s""",
+            {"source": source, "email": email, "after": after, "limit": limit, "offset": offset},
+        )
+        return await cursor.fetchall()
+
+
+async def readable(tx: Connection) -> None:
+    """Raises what the database says when contacts cannot be read (`select 1` would not notice)."""
+    await tx.execute("select id from public.contacts limit 1")
+
+
+def _bytes(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return whole.cast(pa.binary())
+
+
+def _int4(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+def _sized(data: bytes) -> bytes:
+    return _int4(len(data)) + data
+
+
+def _timestamp(moment: datetime) -> bytes:
+    return int((moment.timestamp() - POSTGRES_EPOCH) * 1e6).to_bytes(8, "big")
+
+
+def _constant(data: bytes) -> pa.Scalar:
+    return pa.scalar(data, pa.binary())
+
+
+def _length(column: pa.Array, extra: int = 0) -> pa.Array:
+    sizes = pc.binary_length(column).to_numpy(zero_copy_only=False) + extra
+    return _fixed(sizes.astype(">i4").tobytes(), 4)
+
+
+def _fixed(data: bytes, width: int) -> pa.Array:
+    count = len(data) // width
+    offsets = np.arange(0, width * count + 1, width, dtype=np.int32)
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])

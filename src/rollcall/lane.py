@@ -1,0 +1,195 @@
+"""A Lane: one connection's way through an import, one transaction for the Lane's Share of each Part.
+
+    settings of a Share → fence → ledger row → merge → Rejects (Lane 0) → fill the row → COMMIT
+
+Commits are asynchronous: ledger and contacts are in one WAL, so they vanish or stay together, and the closing statement
+commits synchronously. Hence the rule for every lost connection: read attempt, state and ledger again before going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import structlog
+
+from rollcall import contacts, imports, ledger, rejects
+from rollcall.database import Connection, Database, asynchronous_commit, end_sessions, meaning
+from rollcall.errors import DatabaseDown, Fenced
+from rollcall.imports import Import
+from rollcall.records import fold
+
+PATIENCE_SECONDS = 300.0
+"""How long a database may be away before the work is given back."""
+PAUSE_SECONDS = (0.05, 0.3)
+DESK = 9
+"""The lane number under which an import's single statements run."""
+
+log = structlog.get_logger()
+Answer = TypeVar("Answer")
+
+
+class Rewind(Exception):
+    """The ledger is not where this attempt left it: load again from what it says."""
+
+
+class Patience:
+    """Waits between tries, and how long in all; counts from the first trouble."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    async def pause(self, error: Exception) -> None:
+        """Raises DatabaseDown when it has lasted too long."""
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since > PATIENCE_SECONDS:
+            raise DatabaseDown from error
+        await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311  spreads retries, guards nothing
+
+
+@dataclass(frozen=True)
+class Share:
+    """One Lane's share of one Part: its contacts in file order, and for Lane 0 the Part's Rejects."""
+
+    last: int
+    position: int
+    contacts: pa.Table
+    rejects: pa.Table | None
+
+
+class Lane:
+    """Give it Shares through `shares`, None at the end; `run` until then. `position` is the last Record loaded."""
+
+    def __init__(self, database: Database, job: Import, number: int, position: int, *, update: bool) -> None:
+        self.shares: asyncio.Queue[Share | None] = asyncio.Queue(1)
+        self.position = position
+        self._database, self._job, self._number, self._update = database, job, number, update
+        self._ids = contacts.Ids(number)
+        self._connection: Connection | None = None
+
+    async def run(self) -> None:
+        """Commit Share after Share. Raises Fenced, Rewind, DatabaseDown, or what the database refuses for good."""
+        try:
+            while (share := await self.shares.get()) is not None:
+                if share.last > self.position:
+                    await self._load(share)
+        finally:
+            await self._hang_up()
+
+    async def _load(self, share: Share) -> None:
+        rows = share.contacts.filter(pc.greater(share.contacts["record"], pa.scalar(self.position)))
+        refused = share.rejects and share.rejects.filter(pc.greater(share.rejects["record"], pa.scalar(self.position)))
+        folded, repeats = await asyncio.to_thread(fold, rows, "last" if self._update else "first")
+        data = await asyncio.to_thread(
+            contacts.encode, folded, self._ids, source=self._job.source, import_id=self._job.id
+        )
+        patience = Patience()
+        while self.position < share.last:
+            try:
+                if self._connection is None:
+                    await self._dial(share.last)
+                else:
+                    await self._commit(self._connection, share, data, folded.num_rows, repeats, refused)
+                    self.position = share.last
+            except contacts.Contended as error:
+                await patience.pause(error)
+            except psycopg.Error as error:
+                await self._recover(error)
+                await patience.pause(error)
+
+    async def _commit(
+        self,
+        tx: Connection,
+        share: Share,
+        data: list[bytes | memoryview],
+        folded: int,
+        repeats: int,
+        refused: pa.Table | None,
+    ) -> None:
+        job, first = self._job, self.position + 1
+        rejected = refused.num_rows if refused else 0
+        async with tx.transaction():
+            await asynchronous_commit(tx)
+            if not await imports.fence(tx, job):
+                raise Fenced
+            if await ledger.enter(
+                tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
+            ):
+                done = await contacts.merge(tx, data, folded, update=self._update)
+                if refused:
+                    await rejects.add(tx, job.id, refused)
+                outcome = (done.created, done.updated, done.unchanged, done.skipped, done.duplicate + repeats, rejected)
+                await ledger.fill(tx, job.id, self._number, first, (folded + repeats + rejected, *outcome))
+                return
+        # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
+        if await ledger.last_of(tx, job.id, self._number, first) != share.last:
+            raise Rewind
+
+    async def _dial(self, due: int) -> None:
+        """Connect and look: still mine, and is the ledger where I left it (or already where I am going)?"""
+        job = self._job
+        self._connection = await self._database.connect(f"rollcall:{job.id}:{job.attempt}:{self._number}")
+        if await imports.standing(self._connection, job.id) != ("running", job.attempt):
+            raise Fenced
+        stands = (await ledger.positions(self._connection, job.id, self._number + 1))[self._number]
+        if stands == due:
+            self.position = due
+        elif stands != self.position:
+            raise Rewind
+        await contacts.prepare(self._connection)
+
+    async def _recover(self, error: psycopg.Error) -> None:
+        match meaning(error, self._connection):
+            case "fault":
+                raise error
+            case "locked":
+                await end_others(self._connection, self._job, self._number)
+            case "lost":
+                await self._hang_up()
+            case "again":
+                pass
+        log.info("lane.again", import_id=str(self._job.id), lane=self._number, sqlstate=error.sqlstate)
+
+    async def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+async def end_others(connection: Connection | None, job: Import, lane: int) -> None:
+    """End what holds a lock we need: sessions of older attempts, and an older session of this very Lane."""
+    if connection is not None:
+        with suppress(psycopg.Error):
+            await end_sessions(connection, job.id, attempt=job.attempt - 1)
+            await end_sessions(connection, job.id, attempt=job.attempt, lane=lane)
+
+
+async def settle(database: Database, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+    """Do a piece of this import's work on a connection of its own, again and again until the database answers.
+
+    `work` must be safe to do twice. Raises DatabaseDown when patience ends.
+    """
+    patience = Patience()
+    while True:
+        connection: Connection | None = None
+        try:
+            connection = await database.connect(f"rollcall:{job.id}:{job.attempt}:{DESK}")
+            return await work(connection)
+        except psycopg.Error as error:
+            match meaning(error, connection):
+                case "fault":
+                    raise
+                case "locked":
+                    await end_others(connection, job, DESK)
+            await patience.pause(error)
+        finally:
+            if connection is not None:
+                await connection.close()

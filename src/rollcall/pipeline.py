@@ -1,0 +1,202 @@
+"""Carry one import from its stored file to the contacts table.
+
+    plan     what is this file; frozen on the import the first time
+    check    only onInvalid=fail: the whole file is judged before any contact is written
+    load     Parts, dealt to Lanes, each committing its Shares in file order; goes on after what the ledger has
+    close    the ledger's Records are as many as the reader counted, or load again
+
+`carry` may be called any number of times for the same import, by anyone, after any accident: what the ledger says is
+done is not done again. No SQL, no parsing and no HTTP here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from rollcall import imports, ledger, rejects, storage, uploads
+from rollcall.database import Connection, Database, end_sessions, meaning
+from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
+from rollcall.imports import Import
+from rollcall.lane import Lane, Patience, Rewind, Share, settle
+from rollcall.options import Options
+from rollcall.reading import reading
+from rollcall.records import Part, Plan, deal, inspect
+from rollcall.storage import Segment, Store
+from rollcall.telemetry import where
+
+REWINDS_MAX = 20
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """What one attempt carries, and with what."""
+
+    job: Import
+    options: Options
+    segments: list[Segment]
+    database: Database
+    store: Store
+    draining: asyncio.Event
+
+
+async def carry(job: Import, *, database: Database, store: Store, lanes: int, draining: asyncio.Event) -> None:
+    """Work on a claimed import until it is final, or somebody else's, or given back.
+
+    Raises only DatabaseDown, when not even the giving back could be said.
+    """
+    try:
+        segments = await settle(database, job, lambda tx: uploads.segments(tx, job.upload_id))
+        cargo = Cargo(job, Options.from_json(job.options), segments, database, store, draining)
+        plan = await plan_of(cargo, lanes)
+        for _ in range(REWINDS_MAX):
+            try:
+                await check(cargo, plan)
+                return await close(cargo, await load(cargo, plan))
+            except Rewind:
+                log.info("import.rewind", import_id=str(job.id), attempt=job.attempt)
+        raise ImportFailed
+    except Fenced:
+        log.info("import.fenced", import_id=str(job.id), attempt=job.attempt)
+    except (Draining, Unavailable) as stop:
+        log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
+        await settle(database, job, lambda tx: imports.release(tx, job))
+    except Unreadable as fault:
+        await fail(database, job, fault.code, str(fault))
+    except Exception as fault:
+        log.error("import.failed", import_id=str(job.id), error=type(fault).__name__, where=where(fault))
+        await fail(database, job, ImportFailed.code, str(ImportFailed()))
+
+
+async def plan_of(cargo: Cargo, lanes: int) -> Plan:
+    """The Plan that stands on the import, or a new one, written down before anything is loaded by it."""
+    job, options = cargo.job, cargo.options
+    if job.plan is not None:
+        return Plan.from_json(job.plan)
+
+    def look() -> Plan:
+        with storage.whole(cargo.store, cargo.segments) as stream:
+            return inspect(stream, format=options.format, mapping=options.mapping, lanes=lanes)
+
+    plan = await asyncio.to_thread(look)
+    if not await settle(cargo.database, job, lambda tx: imports.freeze(tx, job, plan.to_json())):
+        raise Fenced
+    return plan
+
+
+async def check(cargo: Cargo, plan: Plan) -> None:
+    """For onInvalid=fail, and only while nothing is loaded: a file with any Reject ends here, with all its Rejects."""
+    job = cargo.job
+    if cargo.options.on_invalid != "fail" or any(await _positions(cargo, plan)):
+        return
+
+    async def judge(tx: Connection) -> bool:
+        rejected = total = 0
+        async with tx.transaction():
+            if not await imports.fence(tx, job):
+                raise Fenced
+            await rejects.clear(tx, job.id)
+            async with reading(cargo.store, cargo.segments, plan, after=0, draining=cargo.draining) as coming:
+                async for part in coming:
+                    total, rejected = part.last, rejected + part.rejects.num_rows
+                    if part.rejects.num_rows:
+                        await rejects.add(tx, job.id, part.rejects)
+            if rejected:
+                message = f"{rejected:,} of {total:,} records are invalid; no contact was written (onInvalid=fail)."
+                await imports.fail_check(tx, job, InvalidRecords.code, message, rejected=rejected, total=total)
+        return rejected == 0
+
+    if not await settle(cargo.database, job, judge):
+        raise Fenced
+
+
+async def load(cargo: Cargo, plan: Plan) -> int:
+    """Load what the ledger does not have yet; how many Records the file holds.
+
+    Raises Rewind, Draining, Fenced; Unreadable only after everything before the fault is committed.
+    """
+    job, update = cargo.job, cargo.options.on_duplicate == "update"
+    positions = await _positions(cargo, plan)
+    rejected = await settle(cargo.database, job, lambda tx: ledger.rejected(tx, job.id))
+    lanes = [Lane(cargo.database, job, number, at, update=update) for number, at in enumerate(positions)]
+    total, stop = max(positions), None
+    try:
+        async with (
+            asyncio.TaskGroup() as group,
+            reading(cargo.store, cargo.segments, plan, after=min(positions), draining=cargo.draining) as coming,
+        ):
+            for lane in lanes:
+                group.create_task(lane.run())
+            try:
+                async for part in coming:
+                    await _give(part, lanes)
+                    total = part.last
+                    rejected += part.rejects.num_rows if part.last > positions[0] else 0
+                    if cargo.options.too_many(rejected, total):
+                        raise TooManyRejects(f"{rejected:,} of the first {total:,} records were rejected.")
+            except (Unreadable, Draining) as fault:
+                stop = fault
+            for lane in lanes:
+                await lane.shares.put(None)
+    except BaseExceptionGroup as group_of_faults:
+        raise _gravest(group_of_faults) from None
+    if stop is not None:
+        raise stop
+    return total
+
+
+async def close(cargo: Cargo, total: int) -> None:
+    """Succeed; Rewind when the ledger has fewer Records than were read (a crash of Postgres took some back)."""
+    job = cargo.job
+    if await settle(cargo.database, job, lambda tx: imports.close(tx, job, total)):
+        log.info("import.succeeded", import_id=str(job.id), attempt=job.attempt, records=total)
+        return
+    match await settle(cargo.database, job, lambda tx: imports.standing(tx, job.id)):
+        case ("running", job.attempt):
+            raise Rewind
+        case ("succeeded", job.attempt):
+            return
+        case _:
+            raise Fenced
+
+
+async def fail(database: Database, job: Import, code: str, message: str) -> None:
+    """End it with a reason; what is committed stays."""
+    await settle(database, job, lambda tx: imports.fail(tx, job, code, message))
+    log.info("import.failed", import_id=str(job.id), attempt=job.attempt, code=code)
+
+
+async def cancel(database: Database, job_id: UUID) -> None:
+    """Cancel an import in whatever state it is; returns when no further Share of it can commit."""
+    patience = Patience()
+    while True:
+        async with database.session() as tx:
+            try:
+                return await imports.cancel(tx, job_id)
+            except psycopg.Error as error:
+                if meaning(error, tx) != "locked":
+                    raise
+                await tx.rollback()
+                if stands := await imports.standing(tx, job_id):
+                    await end_sessions(tx, job_id, attempt=stands[1])
+                await patience.pause(error)
+
+
+async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
+    return await settle(cargo.database, cargo.job, lambda tx: ledger.positions(tx, cargo.job.id, plan.lanes))
+
+
+async def _give(part: Part, lanes: list[Lane]) -> None:
+    shares = deal(part.contacts, len(lanes))
+    for lane, (number, rows) in zip(lanes, enumerate(shares), strict=True):
+        await lane.shares.put(Share(part.last, part.position, rows, part.rejects if number == 0 else None))
+
+
+def _gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of several Lanes' faults the one that decides: fenced before rewind before all others."""
+    return min(group.exceptions, key=lambda fault: (not isinstance(fault, Fenced), not isinstance(fault, Rewind)))

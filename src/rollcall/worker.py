@@ -1,0 +1,215 @@
+"""The worker: claims imports, carries each in a slot, shows that it lives, takes over what others dropped.
+
+Everything that decides who works is said on one connection, the control connection, which also holds the worker's
+advisory lock and listens. When it is lost the Lanes go on; it is dialled again, locked again, and only then looked
+around with: what was seen before counts for nothing. SIGTERM drains: Parts under way are committed, imports given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import psycopg
+import structlog
+
+from rollcall import imports, pipeline, workers
+from rollcall.database import Connection, Database, connect, end_sessions, meaning
+from rollcall.errors import DatabaseDown
+from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
+from rollcall.settings import Settings
+from rollcall.storage import Store
+
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 20.0
+GRACE_SECONDS = 1.0
+"""Between two looks at a lock that nobody holds: the holder may just be dialling again."""
+DRAIN_SECONDS = 20.0
+PATIENCE_SECONDS = 300.0
+REDIAL_SECONDS = 0.25
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, database_url: str, *, once: bool = False, stop: asyncio.Event | None = None) -> None:
+    """Work until SIGTERM or SIGINT (or until `stop` is set, if given); with `once`, until no import is open.
+
+    Raises DatabaseDown when the database stays away for five minutes.
+    """
+    draining = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(3 * settings.worker_concurrency))
+    if stop is None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, draining.set)
+    database = Database(database_url, name="rollcall:worker")
+    await Worker(settings, database, Store(settings.data_dir / "store"), draining, once=once).run()
+
+
+class Worker:
+    """One process's slots and its control connection."""
+
+    def __init__(
+        self, settings: Settings, database: Database, store: Store, draining: asyncio.Event, *, once: bool
+    ) -> None:
+        self._settings, self._database, self._store = settings, database, store
+        self._draining, self._once = draining, once
+        self._name = f"{socket.gethostname()}:{os.getpid()}"[:200]
+        self._number = 0
+        self._slots: dict[tuple[str, int], tuple[Import, asyncio.Task[None]]] = {}
+        self._seen: dict[tuple[object, ...], float] = {}
+        self._control: Connection | None = None
+        self._beaten = 0.0
+
+    async def run(self) -> None:
+        """The control loop."""
+        try:
+            while True:
+                try:
+                    control = self._control or await self._dial()
+                    if await self._turn(control):
+                        break
+                except psycopg.Error as error:
+                    if (found := meaning(error, self._control)) == "fault":
+                        raise
+                    if found != "locked":
+                        await self._hang_up()
+            await self._farewell()
+        finally:
+            for _, task in self._slots.values():
+                task.cancel()
+            await self._hang_up()
+
+    async def _turn(self, control: Connection) -> bool:
+        """One look around; True when there is nothing more to do."""
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            await workers.beat(control, self._number, self._name)
+            self._beaten = time.monotonic()
+        if self._draining.is_set():
+            return True
+        await self._take_over(control)
+        await self._claim(control)
+        if self._once and not self._slots and not await imports.count_open(control):
+            return True
+        timeout = self._settings.worker_poll_interval / 1000
+        async for _ in control.notifies(timeout=timeout, stop_after=1):
+            pass
+        return False
+
+    async def _dial(self) -> Connection:
+        """Connect, lock, beat, listen; for as long as patience lasts."""
+        self._seen.clear()
+        since = time.monotonic()
+        while True:
+            try:
+                self._control = await self._introduce()
+            except psycopg.Error as error:
+                if time.monotonic() - since > PATIENCE_SECONDS:
+                    raise DatabaseDown from error
+                await self._hang_up()
+                await asyncio.sleep(REDIAL_SECONDS)
+            else:
+                return self._control
+
+    async def _introduce(self) -> Connection:
+        if not self._number:
+            first = await connect(self._database.url, "rollcall:worker")
+            async with first:
+                self._number = await workers.register(first, self._name)
+        control = await connect(self._database.url, workers.session_name(self._number), idle_seconds=5)
+        try:
+            while not await workers.lock(control, self._number):
+                await workers.end_older_session(control, self._number)
+                await asyncio.sleep(REDIAL_SECONDS / 5)
+            await workers.beat(control, self._number, self._name)
+            self._beaten = time.monotonic()
+            await control.execute("listen rollcall")
+        except BaseException:
+            await control.close()
+            raise
+        log.info("worker.ready", worker=self._number)
+        return control
+
+    async def _claim(self, control: Connection) -> None:
+        while self._room(crashes=0):
+            large = all(job.bytes_total <= LARGE_BYTES for job, _ in self._slots.values())
+            job = await imports.claim(control, self._number, large=large)
+            if job is None:
+                return
+            self._begin(job, "claimed")
+
+    async def _take_over(self, control: Connection) -> None:
+        mine = [f"{job}:{attempt}" for job, attempt in self._slots]
+        now, standing = time.monotonic(), set()
+        for held in await imports.look(control, self._number, mine, STALE_SECONDS):
+            if held.free:
+                why, wait = "free", 0.0
+            elif not held.locked:
+                why, wait = "gone", GRACE_SECONDS
+            elif held.stale:
+                why, wait = "stale", BEAT_SECONDS
+            else:
+                continue
+            key = (held.id, held.attempt, why, held.beat)
+            standing.add(key)
+            if now - self._seen.setdefault(key, now) >= wait and self._room(crashes=held.crashes):
+                await self._take(control, held, why)
+        self._seen = {key: since for key, since in self._seen.items() if key in standing}
+
+    async def _take(self, control: Connection, held: Held, why: str) -> None:
+        counted = why != "free" and not held.restarted
+        try:
+            job = await imports.take(control, self._number, held, counted=counted)
+        except psycopg.errors.LockNotAvailable:
+            await end_sessions(control, held.id, attempt=held.attempt)
+            return
+        if job is not None and job.state == "running":
+            self._begin(job, why)
+        elif job is not None:
+            log.error("import.crashed", import_id=str(job.id), crashes=CRASHES_MAX)
+
+    def _room(self, *, crashes: int) -> bool:
+        """An import that has brought workers down twice runs alone: its neighbours are not to blame."""
+        if self._slots and (crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values())):
+            return False
+        return len(self._slots) < self._settings.worker_concurrency
+
+    def _begin(self, job: Import, how: str) -> None:
+        log.info("import.begun", import_id=str(job.id), attempt=job.attempt, how=how, worker=self._number)
+        task = asyncio.create_task(self._carry(job))
+        self._slots[str(job.id), job.attempt] = (job, task)
+
+    async def _carry(self, job: Import) -> None:
+        try:
+            await pipeline.carry(
+                job,
+                database=self._database,
+                store=self._store,
+                lanes=self._settings.loaders,
+                draining=self._draining,
+            )
+        except DatabaseDown:
+            log.error("import.stranded", import_id=str(job.id), attempt=job.attempt)
+        finally:
+            del self._slots[str(job.id), job.attempt]
+
+    async def _farewell(self) -> None:
+        """Let the slots commit what they have in hand and give their imports back."""
+        if self._slots:
+            await asyncio.wait([task for _, task in self._slots.values()], timeout=DRAIN_SECONDS)
+        for _, task in list(self._slots.values()):
+            task.cancel()
+        if self._control is not None and not self._slots:
+            with suppress(psycopg.Error):
+                await workers.leave(self._control, self._number)
+        log.info("worker.drained", worker=self._number)
+
+    async def _hang_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            await control.close()
