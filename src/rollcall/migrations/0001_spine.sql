@@ -101,7 +101,7 @@ create table rollcall.import_parts (
 -- What the ledger says of one import.
 create function rollcall.account(job uuid) returns table (
     read bigint, created bigint, updated bigint, unchanged bigint, skipped bigint, duplicate bigint, rejected bigint,
-    position bigint
+    "position" bigint
 ) language sql stable as $$
     select coalesce(sum(p.read), 0), coalesce(sum(p.created), 0), coalesce(sum(p.updated), 0),
            coalesce(sum(p.unchanged), 0), coalesce(sum(p.skipped), 0), coalesce(sum(p.duplicate), 0),
