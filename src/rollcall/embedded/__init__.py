@@ -111,6 +111,8 @@ class Server:
                 self._process.wait()
         self._process = None
         if self._lock is not None:
+            with contextlib.suppress(OSError):  # left by a killed server, or not there
+                self._socket.rmdir()
             self._lock.close()
             self._lock = None
 

@@ -1,0 +1,128 @@
+"""What every test may ask for: a database of its own, the corpora. And one rule: in CI a skipped test is a failed run.
+
+A test that takes a database or `bin_dir` is marked `postgres`: CI runs those again on another server. Async tests need
+no mark; they run on asyncio.
+
+    TEST_DATABASE_URL   a server to use instead of the embedded one (a superuser; databases are made and dropped there)
+    ROLLCALL_PG_BIN     the folder of the server programs to use
+    ROLLCALL_CORPORA    the folder of the hard inputs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from rollcall import database, embedded
+
+# Tests end servers on purpose only in servers of their own: this one may forget everything when the machine dies.
+FAST = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "autovacuum_naptime": "5min",
+}
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def bin_dir() -> Path | None:
+    """Where the Postgres under test lies; None: whichever Rollcall finds."""
+    chosen = os.environ.get("ROLLCALL_PG_BIN")
+    return Path(chosen) if chosen else None
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    # Not pytest's own: that is private, and as root Postgres runs as somebody else.
+    with TemporaryDirectory(prefix="rollcall-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """An empty folder in which an embedded Postgres can run, as root too."""
+    with _folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster(bin_dir: Path | None) -> Iterator[str]:
+    """A server for this test process; its URL."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+    else:
+        with _folder() as folder, embedded.postgres(folder, bin_dir=bin_dir, options=FAST) as server:
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def template(cluster: str) -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    name = f"rollcall_template_{uuid4().hex}"
+    _administer(cluster, sql.SQL("create database {}").format(sql.Identifier(name)))
+    asyncio.run(database.migrate(_url(cluster, name)))
+    yield name
+    _administer(cluster, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_url(cluster: str, template: str) -> Iterator[str]:
+    """A migrated, empty database for this test alone."""
+    name = f"rollcall_test_{uuid4().hex}"
+    clone = sql.SQL("create database {} template {} strategy file_copy")
+    _administer(cluster, clone.format(sql.Identifier(name), sql.Identifier(template)))
+    yield _url(cluster, name)
+    _administer(cluster, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of the hard inputs."""
+    if not (folder := os.environ.get("ROLLCALL_CORPORA")):
+        pytest.skip("ROLLCALL_CORPORA is not set")
+    return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and {"cluster", "bin_dir"} & set(item.fixturenames):
+            item.add_marker("postgres")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What was skipped was not tested: nobody looks at a green run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    if skipped := reporter.stats.get("skipped", []):
+        names = "\n  ".join(sorted({report.nodeid for report in skipped}))
+        reporter.write_line(f"\nCI is set, and these were skipped:\n  {names}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _url(cluster: str, name: str) -> str:
+    return urlsplit(cluster)._replace(path=f"/{name}").geturl()
+
+
+def _administer(cluster: str, statement: sql.Composed) -> None:
+    with psycopg.connect(cluster, dbname="postgres", autocommit=True) as connection:
+        connection.execute(statement)
