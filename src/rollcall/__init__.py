@@ -1,6 +1,6 @@
 """Rollcall brings contact files of any size into Postgres and answers for every record.
 
-The floors, from the top; nothing imports what stands above it (`pyproject.toml` holds the contract, the build checks it):
+The floors, from the top; nothing imports what stands above it (the contract in `pyproject.toml` fails the build):
 
     doors       cli · app worker client · web/*      the only ones that read settings
     stories     pipeline receive · lane reading      with the doors, the only ones that open transactions
