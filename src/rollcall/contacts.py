@@ -56,6 +56,7 @@ SKIP_REST: LiteralString = (
     + "nothing as (select) select count(*) filter (where own), 0, 0, count(*) filter (where not own), true from seen"
 )
 POSTGRES_EPOCH = 946_684_800
+Column = Any  # a binary array; Arrow's stubs lose the type in most kernels
 
 
 class Contended(Exception):
@@ -175,9 +176,8 @@ async def readable(tx: Connection) -> None:
     await tx.execute("select id from public.contacts limit 1")
 
 
-def _bytes(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
-    return whole.cast(pa.binary())
+def _bytes(column: Column) -> Column:
+    return column.combine_chunks().cast(pa.binary())
 
 
 def _int4(number: int) -> bytes:
@@ -192,16 +192,16 @@ def _timestamp(moment: datetime) -> bytes:
     return int((moment.timestamp() - POSTGRES_EPOCH) * 1e6).to_bytes(8, "big")
 
 
-def _constant(data: bytes) -> pa.Scalar:
+def _constant(data: bytes) -> Column:
     return pa.scalar(data, pa.binary())
 
 
-def _length(column: pa.Array, extra: int = 0) -> pa.Array:
+def _length(column: Column, extra: int = 0) -> Column:
     sizes = pc.binary_length(column).to_numpy(zero_copy_only=False) + extra
     return _fixed(sizes.astype(">i4").tobytes(), 4)
 
 
-def _fixed(data: bytes, width: int) -> pa.Array:
+def _fixed(data: bytes, width: int) -> Column:
     count = len(data) // width
     offsets = np.arange(0, width * count + 1, width, dtype=np.int32)
-    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])
