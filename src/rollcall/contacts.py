@@ -197,7 +197,7 @@ def _constant(data: bytes) -> Column:
 
 
 def _length(column: Column, extra: int = 0) -> Column:
-    sizes = pc.binary_length(column).to_numpy(zero_copy_only=False) + extra
+    sizes = np.asarray(pc.binary_length(column)) + extra
     return _fixed(sizes.astype(">i4").tobytes(), 4)
 
 
