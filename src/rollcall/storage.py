@@ -1,15 +1,34 @@
 """The store: immutable objects under random keys, in a directory. What it acknowledges is durable.
 
-    store.put(key, chunks)        a whole object or none; fsynced before it returns
+    store.put(key, chunks)        a whole object or none; on the disk before it returns
+    store.open(key)               one object
     whole(store, segments)        an Upload's Segments as one binary stream; length and checksum checked while reading
 
-Assumes one file system. Knows no table.
+Writing is asynchronous (the disk works in threads), reading is not: readers run in threads anyway. Assumes one local
+file system. Knows no table.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import hashlib
+import io
+import os
 import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+
+from rollcall.errors import NoSpace, ObjectCorrupt, ObjectMissing, StoreDown
+
+WRITE_BYTES = 1 << 20
+"""What is gathered before a thread writes it; a body arrives in pieces of 64 to 256 KiB."""
+READ_BYTES = 1 << 20
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,3 +44,175 @@ class Segment:
 def new_key() -> str:
     """A key that nobody can guess and no file name is part of."""
     return secrets.token_hex(20)
+
+
+class Store:
+    """Objects in the folder `root`, which is made when the first one comes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
+        """Store the chunks as one object; its length and SHA-256. An object of that key is replaced.
+
+        On any exception, one of `chunks` or a cancellation too, nothing is left. Raises NoSpace, StoreDown.
+        """
+        path, partial = self._path(key), self._partial(key)
+        digest, length, held = hashlib.sha256(), 0, bytearray()
+        file = await _in_thread(self._create, partial)
+        try:
+            async for chunk in chunks:
+                held += chunk
+                if len(held) >= WRITE_BYTES:
+                    await _in_thread(_write, file, held, digest)
+                    length, held = length + len(held), bytearray()
+            await _in_thread(_write, file, held, digest)
+            await _in_thread(_finish, file, partial, path)
+        except BaseException:
+            await _in_thread(_abandon, file, partial, path)
+            raise
+        return length + len(held), digest.digest()
+
+    def open(self, key: str) -> BinaryIO:
+        """An object, from its first byte. Raises ObjectMissing, StoreDown."""
+        try:
+            return self._path(key).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise ObjectMissing from error
+        except OSError as error:
+            raise StoreDown from error
+
+    async def delete(self, key: str) -> None:
+        """Remove an object and what an interrupted `put` may have left of it; absent is fine."""
+        await _in_thread(self._path(key).unlink, missing_ok=True)
+        await _in_thread(self._partial(key).unlink, missing_ok=True)
+
+    async def check(self) -> None:
+        """Write something, for `/health`. Raises NoSpace, StoreDown."""
+        await _in_thread(self._try)
+
+    def _path(self, key: str) -> Path:
+        return self._root / key[:2] / key
+
+    def _partial(self, key: str) -> Path:
+        return self._path(key).with_suffix(".partial")
+
+    def _create(self, partial: Path) -> BinaryIO:
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not partial.parent.exists():
+            partial.parent.mkdir(exist_ok=True, mode=0o700)
+            _sync_directory(self._root)
+        return partial.open("wb", buffering=0)
+
+    def _try(self) -> None:
+        partial = self._partial(new_key())
+        file = self._create(partial)
+        try:
+            _write(file, bytearray(b"rollcall"), hashlib.sha256())
+        finally:
+            _abandon(file, partial)
+
+
+def _write(file: BinaryIO, data: bytearray, digest: Any) -> None:
+    digest.update(data)
+    rest = memoryview(data)
+    while rest:  # a raw file may take less than it is given
+        rest = rest[file.write(rest) :]
+
+
+def _finish(file: BinaryIO, partial: Path, path: Path) -> None:
+    os.fdatasync(file.fileno())
+    file.close()
+    partial.rename(path)
+    _sync_directory(path.parent)
+
+
+def _abandon(file: BinaryIO, *paths: Path) -> None:
+    file.close()
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work of the disk; what the disk says becomes NoSpace or StoreDown.
+
+    A caller that is cancelled waits for the thread all the same: nothing is closed or removed under its hands.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace from error
+        raise StoreDown from error
+
+
+def whole(store: Store, segments: Sequence[Segment]) -> BinaryIO:
+    """An Upload from its first byte to its last. Its last bytes, and those of every Segment, are handed out only when
+    the Segment's length and checksum are right.
+
+    Reading raises ObjectCorrupt, ObjectMissing, StoreDown.
+    """
+    return cast(BinaryIO, io.BufferedReader(_Whole(store, segments), READ_BYTES))
+
+
+class _Whole(io.RawIOBase):
+    def __init__(self, store: Store, segments: Sequence[Segment]) -> None:
+        self._store, self._coming = store, iter(segments)
+        self._segment: Segment | None = None
+        self._file: BinaryIO | None = None
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while self._segment is None:
+            self._segment = next(self._coming, None)
+            if self._segment is None:
+                return 0
+            self._begin(self._segment)
+        assert self._file is not None
+        try:
+            count = cast(io.RawIOBase, self._file).readinto(buffer) or 0
+        except OSError as error:
+            raise StoreDown from error
+        self._digest.update(memoryview(buffer)[:count])
+        self._offset += count
+        self._left -= count
+        if not self._left:
+            self._end(self._segment)
+        elif not count:
+            raise ObjectCorrupt
+        return count
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def _begin(self, segment: Segment) -> None:
+        if segment.offset != self._offset:
+            raise ObjectMissing
+        self._file = self._store.open(segment.key)
+        if os.fstat(self._file.fileno()).st_size != segment.length or not segment.length:
+            raise ObjectCorrupt
+        self._digest, self._left = hashlib.sha256(), segment.length
+
+    def _end(self, segment: Segment) -> None:
+        if self._digest.digest() != segment.sha256:
+            raise ObjectCorrupt
+        assert self._file is not None
+        self._file.close()
+        self._segment = self._file = None

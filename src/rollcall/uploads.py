@@ -50,9 +50,14 @@ async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
 
 
 async def drop(tx: Connection, upload_id: UUID) -> list[str]:
-    """Forget an Upload that never became whole; the keys its Segments may lie under."""
-    rows = await (await tx.execute("select key from rollcall.segments where upload_id = %s", (upload_id,))).fetchall()
-    await tx.execute("delete from rollcall.uploads where id = %s and state = 'arriving'", (upload_id,))
+    """Forget an Upload that never became whole; the keys its Segments may lie under. None of one that is complete."""
+    rows = await (
+        await tx.execute(
+            """with gone as (delete from rollcall.uploads where id = %s and state = 'arriving' returning id)
+               select s.key from rollcall.segments s join gone on gone.id = s.upload_id""",
+            (upload_id,),
+        )
+    ).fetchall()
     return [key for (key,) in rows]
 
 

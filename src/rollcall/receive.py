@@ -1,0 +1,154 @@
+"""Receive one body: bytes arriving → Segments in the store → an Import that waits in the queue.
+
+    announce   a Segment's row, committed before its object is written
+    put        the object; durable
+    keep       the row says so
+    finish     one transaction: the Upload is complete and the Import exists
+
+So an object without a row, or an Import without its bytes, cannot come about. A body that breaks off leaves nothing: no
+Import, no row, no object (what an accident in the middle of that leaves is known by its row, and swept).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from uuid import UUID
+
+import structlog
+
+from rollcall import imports, uploads
+from rollcall.database import Database
+from rollcall.errors import DatabaseDown, InvalidInput, RollcallError, StoreDown
+from rollcall.options import Options
+from rollcall.storage import Segment, Store, new_key
+from rollcall.telemetry import RECEIVED_BYTES
+
+RETRY_SECONDS = (0, 3, 5, 10, 20)
+"""Pauses before a Segment of a resumable upload is put once more: the brief's."""
+
+log = structlog.get_logger()
+
+
+async def receive(
+    body: AsyncIterator[bytes],
+    *,
+    database: Database,
+    store: Store,
+    wish: Callable[[], tuple[str, Options]],
+    segment_bytes: int | None,
+    name: str | None = None,
+    content_type: str | None = None,
+) -> UUID:
+    """Store the body and queue its Import; the Import's id.
+
+    `wish`: the Source and the Options, asked for when the body is whole (a form may name them after the file).
+    `segment_bytes` None: one Segment; else Segments of that size (each held in memory), each retried on its own.
+    `name`, `content_type`: what the sender says about the file, for people only. Raises InvalidInput when the body is
+    empty; what `body` and `wish` raise; DatabaseDown, StoreDown, NoSpace. After any of them nothing is left.
+    """
+    upload_id = imports.new_id()
+    async with database.transaction() as tx:
+        await uploads.create(tx, upload_id, name=_printable(name), content_type=_printable(content_type))
+    try:
+        length = 0
+        async for segment_body in _segments(body, segment_bytes):
+            segment = await _store(database, store, upload_id, length, segment_body)
+            length += segment.length
+        if not length:
+            raise InvalidInput(
+                "The body is empty.", issues=[{"path": ["body"], "code": "required", "message": "The body is empty."}]
+            )
+        source, options = wish()
+        job_id = await _finish(database, upload_id, length, source, options)
+    except BaseException:
+        await _shielded(_drop(database, store, upload_id))
+        raise
+    RECEIVED_BYTES.inc(length)
+    log.info("import.queued", import_id=str(job_id), bytes=length)
+    return job_id
+
+
+SegmentBody = AsyncIterator[bytes] | bytes
+"""A Segment on its way: a stream that can be read once, or bytes that can be put again."""
+
+
+async def _segments(body: AsyncIterator[bytes], size: int | None) -> AsyncIterator[SegmentBody]:
+    if size is None:
+        yield body
+        return
+    held = bytearray()
+    async for chunk in body:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
+
+
+async def _store(database: Database, store: Store, upload_id: UUID, offset: int, body: SegmentBody) -> Segment:
+    key = new_key()
+    async with database.session() as tx:
+        await uploads.announce(tx, upload_id, offset, key)
+    length, sha256 = await (_put_again(store, key, body) if isinstance(body, bytes) else store.put(key, body))
+    segment = Segment(key, offset, length, sha256)
+    if length:
+        async with database.session() as tx:
+            await uploads.keep(tx, upload_id, segment)
+    return segment
+
+
+async def _put_again(store: Store, key: str, body: bytes) -> tuple[int, bytes]:
+    for seconds in RETRY_SECONDS:
+        try:
+            return await store.put(key, _once(body))
+        except StoreDown:
+            log.warning("segment.retry", seconds=seconds)
+            await asyncio.sleep(seconds)
+    return await store.put(key, _once(body))
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _finish(database: Database, upload_id: UUID, length: int, source: str, options: Options) -> UUID:
+    job_id = imports.new_id()
+    try:
+        async with database.transaction() as tx:
+            await uploads.complete(tx, upload_id, length)
+            await imports.create(
+                tx, job_id, source=source, upload_id=upload_id, bytes_total=length, options=options.to_json()
+            )
+    except DatabaseDown:
+        # The answer to the COMMIT may be all that was lost.
+        async with database.session() as tx:
+            if await imports.standing(tx, job_id) is None:
+                raise
+    return job_id
+
+
+async def _drop(database: Database, store: Store, upload_id: UUID) -> None:
+    try:
+        async with database.transaction() as tx:
+            keys = await uploads.drop(tx, upload_id)
+        for key in keys:
+            await store.delete(key)
+    except RollcallError as error:
+        log.warning("upload.left", upload_id=str(upload_id), code=error.code)
+
+
+async def _shielded(work: Coroutine[None, None, None]) -> None:
+    """Wait for it to its end, even when the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _printable(text: str | None) -> str | None:
+    """Fit for a `text` column: no NUL, no half characters."""
+    return text and "".join(character for character in text if character.isprintable())[:255]
