@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -58,10 +58,13 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field("json", description="`console` is for people.")
 
 
-def read() -> Settings:
-    """Raises BadSettings with every problem in one message; values are not repeated (they may be secrets)."""
+def read(**flags: Any) -> Settings:
+    """The settings; `flags` that are not None stand over the environment.
+
+    Raises BadSettings with every problem in one message; values are not repeated (they may be secrets).
+    """
     try:
-        settings = Settings()
+        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         problems = [f"{str(issue['loc'][0]).upper()}: {issue['msg']}" for issue in error.errors(include_input=False)]
         raise BadSettings("Settings that cannot be used:\n  " + "\n  ".join(problems)) from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -59,7 +58,7 @@ class Worker:
     ) -> None:
         self._settings, self._database, self._store = settings, database, store
         self._draining, self._once = draining, once
-        self._name = f"{socket.gethostname()}:{os.getpid()}"[:200]
+        self._name = workers.name_of(os.getpid())
         self._number = 0
         self._slots: dict[tuple[str, int], tuple[Import, asyncio.Task[None]]] = {}
         self._seen: dict[tuple[object, ...], float] = {}

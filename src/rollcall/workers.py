@@ -6,6 +6,8 @@ in `imports`, where it would wait for the fence of the worker's own Shares.
 
 from __future__ import annotations
 
+import socket
+
 from rollcall.database import LOCK_CLASS, Connection
 
 
@@ -58,6 +60,23 @@ async def any_alive(tx: Connection, stale_seconds: float) -> bool:
         )
     ).fetchone()
     return bool(row and row[0])
+
+
+async def silence(tx: Connection, name: str) -> float | None:
+    """Seconds since the worker of this name last showed itself; None when there is none."""
+    row = await (
+        await tx.execute(
+            """select extract(epoch from clock_timestamp() - beat)::float8 from rollcall.workers
+                where name = %s order by seq desc limit 1""",
+            (name,),
+        )
+    ).fetchone()
+    return float(row[0]) if row else None
+
+
+def name_of(pid: int) -> str:
+    """What a worker process of this machine calls itself."""
+    return f"{socket.gethostname()}:{pid}"[:200]
 
 
 def session_name(worker: int) -> str:
