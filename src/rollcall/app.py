@@ -1,0 +1,62 @@
+"""The HTTP service: settings → database, store, routes. `create` builds it, `serve` runs it until SIGTERM.
+
+The worker is another process; this one only takes files in and answers questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from rollcall import __version__, telemetry
+from rollcall.database import Database
+from rollcall.settings import Settings
+from rollcall.storage import Store
+from rollcall.web import Service, answers, contacts, health, imports, intake, metrics, rejects
+
+GRACE_SECONDS = 8
+"""After SIGTERM: what a request under way is given to come to its end."""
+
+
+def create(settings: Settings, *, database_url: str) -> FastAPI:
+    """The application; its database pool is open while its lifespan runs. A database that is away is no hindrance."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with Database(database_url, name="rollcall:api") as database:
+            app.state.service = Service(
+                database=database,
+                store=Store(settings.data_dir / "store"),
+                segment_bytes=settings.upload_chunk_size,
+                body_bytes_max=settings.max_upload_size,
+            )
+            yield
+
+    app = FastAPI(
+        title="Rollcall",
+        version=__version__,
+        description="Brings contact files of any size into Postgres and answers for every record.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    answers.install(app)
+    for resource in (intake, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
+        app.include_router(resource.router)
+    return app
+
+
+def serve(settings: Settings, database_url: str) -> None:
+    """Listen until SIGTERM or SIGINT; requests under way are ended in good order. Configures the log."""
+    telemetry.configure(settings.log_format)
+    uvicorn.run(
+        create(settings, database_url=database_url),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )

@@ -1,0 +1,202 @@
+"""GET /imports, GET /imports/{jobId} and its cancel: what became of a file, as it stands now.
+
+Progress comes from the ledger: a number shown here is committed. An import has an ETag; with `wait`, the answer comes
+when it differs from the one the client knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+
+from rollcall import imports, pipeline, rejects
+from rollcall.database import Connection
+from rollcall.errors import NotFound
+from rollcall.imports import FINAL, Import
+from rollcall.web import Service, Serving
+from rollcall.web.answers import PROBLEMS, Answer, Text
+
+LOOK_SECONDS = 0.25
+"""Between two looks of a request that waits."""
+
+router = APIRouter(tags=["imports"])
+JobId = Annotated[UUID, Path(alias="jobId")]
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class CountsShown(Answer):
+    """Committed Records; `read` is the sum of the others."""
+
+    read: int
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    duplicate: int
+    rejected: int
+
+
+class BytesShown(Answer):
+    read: int
+    total: int
+
+
+class FaultShown(Answer):
+    code: str
+    message: str
+
+
+class ImportShown(Answer):
+    """One import. `total`: Records in the file, once its end was seen. `unprocessed`: when final, those never read.
+
+    `rate`: Records a second. `eta`: seconds. `ahead`: imports of its source that come first. `attempt`: workers that
+    have begun it.
+    """
+
+    job_id: UUID
+    source: str
+    state: State
+    format: str | None
+    counts: CountsShown
+    total: int | None
+    unprocessed: int | None
+    bytes: BytesShown
+    rate: float | None
+    eta: int | None
+    ahead: int
+    rejects_by_code: dict[str, int]
+    error: FaultShown | None
+    options: dict[str, Any]
+    plan: dict[str, Any] | None
+    attempt: int
+    created_by: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class ImportsShown(Answer):
+    imports: list[ImportShown]
+    next: int | None
+
+
+@router.get("/imports", summary="List imports", responses=PROBLEMS)
+async def list_imports(
+    service: Serving,
+    source: Text = None,
+    state: State | None = None,
+    after: Annotated[int | None, Query(ge=0, lt=1 << 63, description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> ImportsShown:
+    """Newest first."""
+    async with service.database.session() as tx:
+        jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit)
+        shown = [await shown(tx, job) for job in jobs]
+    return ImportsShown(imports=shown, next=jobs[-1].seq if len(jobs) == limit else None)
+
+
+@router.get(
+    "/imports/{jobId}",
+    summary="One import",
+    response_model=ImportShown,
+    responses=PROBLEMS | {304: {"description": "It is as the client knows it."}},
+)
+async def show(
+    request: Request,
+    response: Response,
+    service: Serving,
+    job_id: JobId,
+    wait: Annotated[float, Query(ge=0, le=60, description="Answer when it changes, or after so many seconds.")] = 0,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> ImportShown | Response:
+    """With `wait`: when it differs from `If-None-Match`, or else from what it was; at once when it is final."""
+    job = await _find(service, job_id)
+    known = _tags(if_none_match) or {_tag(job)}
+    end = time.monotonic() + wait
+    while _same(job, known) and job.state not in FINAL and (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(min(LOOK_SECONDS, left))
+        if await request.is_disconnected():
+            break
+        job = await _find(service, job_id)
+    etag = f'W/"{_tag(job)}"'
+    if if_none_match and _same(job, known):
+        return Response(status_code=304, headers={"ETag": etag})
+    response.headers["ETag"] = etag
+    async with service.database.session() as tx:
+        return await shown(tx, job)
+
+
+@router.post("/imports/{jobId}/cancel", summary="Cancel an import", responses=PROBLEMS)
+async def cancel(service: Serving, job_id: JobId) -> ImportShown:
+    """Nothing is committed after the answer; what is committed stays and is counted. A final import stays as it is."""
+    if (await _find(service, job_id)).state not in FINAL:
+        await pipeline.cancel(service.database, job_id)
+    async with service.database.session() as tx:
+        return await shown(tx, await _find(service, job_id))
+
+
+async def _find(service: Service, job_id: UUID) -> Import:
+    async with service.database.session() as tx:
+        job = await imports.show(tx, job_id)
+    if job is None:
+        raise NotFound("There is no import with this jobId.")
+    return job
+
+
+async def shown(tx: Connection, job: Import) -> ImportShown:
+    rate, eta = _pace(job)
+    return ImportShown(
+        job_id=job.id,
+        source=job.source,
+        state=job.state,
+        format=job.plan and job.plan["format"],
+        counts=CountsShown.model_validate(job.counts, from_attributes=True),
+        total=job.total,
+        unprocessed=job.total - job.read if job.state in FINAL and job.total is not None else None,
+        bytes=BytesShown(read=job.position, total=job.bytes_total),
+        rate=rate,
+        eta=eta,
+        ahead=job.ahead,
+        rejects_by_code=await rejects.by_code(tx, job.id) if job.rejected else {},
+        error=FaultShown(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+        options=job.options,
+        plan=job.plan,
+        attempt=job.attempt,
+        created_by=job.created_by,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
+
+
+def _pace(job: Import) -> tuple[float | None, int | None]:
+    """Records a second since it began, and seconds that the rest of its bytes will take; None when not known."""
+    if job.started_at is None:
+        return None, None
+    seconds = ((job.finished_at or datetime.now(UTC)) - job.started_at).total_seconds()
+    if seconds <= 0:
+        return None, None
+    running = job.state == "running" and job.position > 0
+    eta = round(seconds * (job.bytes_total - job.position) / job.position) if running else None
+    return round(job.read / seconds, 1), eta
+
+
+def _tag(job: Import) -> str:
+    """Changes with everything shown but `rate` and `eta`, which change with the clock: so it is a weak one."""
+    standing = (job.state, job.attempt, job.counts, job.total, job.position, job.ahead, job.plan is None)
+    return hashlib.blake2b(repr(standing).encode(), digest_size=8).hexdigest()
+
+
+def _tags(header: str | None) -> set[str]:
+    """If-None-Match compares weakly: `W/` makes no difference."""
+    return {tag.strip().removeprefix("W/").strip('"') for tag in (header or "").split(",")} - {""}
+
+
+def _same(job: Import, known: set[str]) -> bool:
+    return "*" in known or _tag(job) in known
