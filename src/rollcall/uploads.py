@@ -50,7 +50,7 @@ async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
 
 
 async def drop(tx: Connection, upload_id: UUID) -> list[str]:
-    """Forget an Upload that never became whole; the keys its Segments may lie under. None of one that is complete."""
+    """Forget an Upload that never became whole; the keys its Segments may lie under. A complete one is not touched."""
     rows = await (
         await tx.execute(
             """with gone as (delete from rollcall.uploads where id = %s and state = 'arriving' returning id)
