@@ -1,0 +1,43 @@
+"""`rollcall status` and `rollcall rejects`: ask a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from rollcall.cli import show
+from rollcall.client import Client
+
+
+def status(job_id: str | None, url: str) -> None:
+    """Print one import, or the latest."""
+
+    async def ask() -> None:
+        async with Client(url) as service:
+            if job_id is None:
+                show.imports(await service.latest())
+                return
+            job = await service.show(job_id)
+            show.account(job_id, job)
+            if job["state"] in ("queued", "running"):
+                show.console().print(show.pace(job))
+            show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), job["counts"]["rejected"])
+
+    asyncio.run(ask())
+
+
+def rejects(job_id: str, form: str, output: Path | None, url: str) -> None:
+    """Write all Rejects of an import to a new file, or to stdout. Raises FileExistsError."""
+
+    async def ask() -> None:
+        async with Client(url) as service:
+            coming = service.rejects(job_id, form)
+            first = await anext(coming, b"")  # refused requests leave no file behind
+            with output.open("xb") if output else sys.stdout.buffer as out:
+                out.write(first)
+                async for block in coming:
+                    out.write(block)
+                out.flush()
+
+    asyncio.run(ask())

@@ -1,0 +1,265 @@
+"""The commands: what they are called, what they take, what their help says. What they do lies beside, one file each.
+
+Nothing heavy is imported before a command runs, so that every `--help` is quick. A flag stands over the environment's
+setting of the same name. Exit status: 0 done, 1 failed, 2 wrongly called. Errors are one message on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from rollcall import __version__
+from rollcall.errors import RollcallError
+
+
+class Commands(TyperGroup):
+    """Every command's errors end here: one message, no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RollcallError as error:
+            raise typer.Exit(_say(str(error), error.issues)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(_say("Interrupted.")) from None
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read the output has enough
+            raise typer.Exit(1) from None
+        except OSError as error:
+            raise typer.Exit(_say(f"{error.filename or 'rollcall'}: {error.strerror or error}")) from None
+        except Exception as error:
+            if hasattr(error, "exit_code"):  # typer's own way of saying how it was called wrongly
+                raise
+            from rollcall.telemetry import where
+
+            fault = f"{type(error).__name__} at {where(error)}"
+            raise typer.Exit(_say(f"Rollcall did not foresee this ({fault}). Please report it.")) from None
+
+
+def _say(message: str, issues: list[dict[str, Any]] | None = None) -> int:
+    typer.echo(f"Error: {message}", err=True)
+    for issue in issues or []:
+        typer.echo(f"  {issue['message']}", err=True)
+    return 1
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Brings contact files of any size into Postgres and answers for every record.",
+    epilog="Example: rollcall import contacts.csv --source crm",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _regular(file: Path) -> Path:
+    if not file.is_file():
+        raise typer.BadParameter(f"{file} is not a regular file.")
+    return file
+
+
+def _fits(source: str) -> str:
+    if not 1 <= len(source) <= 100:
+        raise typer.BadParameter("a source has 1 to 100 characters.")
+    return source
+
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        callback=_regular,
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="CSV, TSV, JSON or NDJSON; also .gz and .zst.",
+    ),
+]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Stored files and the embedded Postgres (DATA_DIR).")]
+Mapping = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help='Columns: {"email": "E-Mail", "name": ["First", "Last"]}. [default: guessed]'),
+]
+Format = Annotated[
+    Literal["csv", "tsv", "json", "ndjson"] | None,
+    typer.Option("--format", help="What the file is. [default: detected]"),
+]
+Service = Annotated[
+    str | None, typer.Option("--to", metavar="URL", help="The service. [default: http://127.0.0.1:PORT]")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rollcall {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def rollcall(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: rollcall up --port 8080")
+def up(
+    host: Annotated[str | None, typer.Option(help="Loopback address to listen on (HOST). [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (PORT). [default: 3000]")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the whole service until Ctrl-C.
+
+    That is Postgres (unless DATABASE_URL is set), the API and a worker.
+    """
+    from rollcall import settings
+    from rollcall.cli import up as story
+
+    story.run(settings.read(host=host, port=port, data_dir=data_dir))
+
+
+@app.command(epilog="Example: DATABASE_URL=postgresql://localhost/rollcall rollcall api")
+def api() -> None:
+    """Run the API alone, on DATABASE_URL."""
+    from rollcall import app as api
+    from rollcall import settings
+    from rollcall.cli import up as story
+
+    read = settings.read()
+    url = story.given_database(read)
+    story.refuse_public(read)
+    api.serve(read, url)
+
+
+@app.command(epilog="Example: DATABASE_URL=postgresql://localhost/rollcall rollcall worker --once")
+def worker(
+    once: Annotated[bool, typer.Option("--once", help="Stop when nothing is left to do.")] = False,
+) -> None:
+    """Run a worker alone, on DATABASE_URL.
+
+    SIGTERM gives its imports back, for the next worker to go on with.
+    """
+    import asyncio
+
+    from rollcall import settings, telemetry, worker
+    from rollcall.cli import up as story
+
+    read = settings.read()
+    telemetry.configure(read.log_format)
+    asyncio.run(worker.run(read, story.given_database(read), once=once))
+
+
+@app.command(epilog="Example: DATABASE_URL=postgresql://localhost/rollcall rollcall migrate")
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database up to this version.
+
+    `up` and `import` do it by themselves.
+    """
+    import asyncio
+
+    from rollcall import database, settings
+    from rollcall.cli import up as story
+
+    with story.database(settings.read(data_dir=data_dir)) as url:
+        applied = asyncio.run(database.migrate(url))
+    typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+@app.command("import", epilog="Example: rollcall import contacts.csv --source crm --on-duplicate skip")
+def import_(
+    file: File,
+    source: Annotated[
+        str, typer.Option(metavar="NAME", callback=_fits, help="Where the contacts come from; every source is a list.")
+    ],
+    on_invalid: Annotated[
+        Literal["reject", "fail"], typer.Option(help="An invalid record: reject it, or fail before any is written.")
+    ] = "reject",
+    on_duplicate: Annotated[
+        Literal["update", "skip"], typer.Option(help="A contact that is there: update it, or skip the record.")
+    ] = "update",
+    mapping: Mapping = None,
+    format_: Format = None,
+    max_rejects: Annotated[
+        str | None, typer.Option(metavar="N", help="Fail when more are rejected: a count, or a share such as 5%.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Send it to a running service.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Import a file; account for every record.
+
+    What was rejected is written to FILE.rejects.csv.
+    """
+    from rollcall import settings
+    from rollcall.cli import load
+
+    options = _given(
+        onInvalid=on_invalid, onDuplicate=on_duplicate, mapping=mapping, format=format_, maxRejects=max_rejects
+    )
+    if to is None:
+        succeeded = load.here(file, source, options, settings.read(data_dir=data_dir))
+    else:
+        succeeded = load.there(file, source, options, to)
+    raise typer.Exit(0 if succeeded else 1)
+
+
+@app.command(epilog="Example: rollcall check contacts.csv")
+def check(file: File, mapping: Mapping = None, format_: Format = None) -> None:
+    """Read a file, say what an import would do.
+
+    Needs no database and writes nothing.
+    """
+    from rollcall.cli import check as story
+
+    raise typer.Exit(0 if story.run(file, _given(mapping=mapping, format=format_)) else 1)
+
+
+@app.command(epilog="Example: rollcall status 01989e0c-5b9e-7cc3-a1f0-0a4c7f3f1d11")
+def status(
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="The jobId of one import. [default: the latest]")
+    ] = None,
+    to: Service = None,
+) -> None:
+    """Show the imports of a running service."""
+    from rollcall.cli import ask
+
+    ask.status(job, to or _own_service())
+
+
+@app.command(epilog="Example: rollcall rejects 01989e0c-5b9e-7cc3-a1f0-0a4c7f3f1d11 --output bad.csv")
+def rejects(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The jobId of the import.")],
+    format_: Annotated[
+        Literal["csv", "ndjson"], typer.Option("--format", help="csv: the file's own columns; ndjson: exact.")
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="A new file. [default: stdout]")
+    ] = None,
+    to: Service = None,
+) -> None:
+    """Fetch the rejected records of an import.
+
+    From a running service; each with the reason.
+    """
+    from rollcall.cli import ask
+
+    ask.rejects(job, format_, output, to or _own_service())
+
+
+def _given(**options: str | None) -> dict[str, str]:
+    return {name: text for name, text in options.items() if text is not None}
+
+
+def _own_service() -> str:
+    from rollcall import settings
+
+    return f"http://127.0.0.1:{settings.read().port}"

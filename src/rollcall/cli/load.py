@@ -1,0 +1,192 @@
+"""`rollcall import`: bring one file in and account for it, in this process (`here`) or through a service (`there`).
+
+Both are one story: send, follow, account, and the file of Rejects. Ctrl-C cancels the import; what is committed stays,
+and is counted. Here the file is stored and loaded as by the service: after a crash the next command or service that
+uses the same database goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+from uuid import UUID
+
+import typer
+from fastapi.responses import StreamingResponse
+
+from rollcall import imports, pipeline, telemetry, worker
+from rollcall.cli import show
+from rollcall.cli.up import database as own_database
+from rollcall.client import OPEN, Client, ServiceDown, blocks
+from rollcall.database import Database, migrate
+from rollcall.errors import EmbeddedInUse, RollcallError
+from rollcall.options import Options
+from rollcall.receive import receive
+from rollcall.settings import Settings
+from rollcall.storage import Store
+from rollcall.web import Service
+from rollcall.web import imports as import_answers
+from rollcall.web import rejects as reject_answers
+
+LOOK_SECONDS = 0.25
+PATIENCE_SECONDS = 60.0
+"""How long a service may be away while its import is followed."""
+
+
+class Interrupted(RollcallError):
+    """Interrupted before the file was whole; nothing was imported."""
+
+    code = "INTERRUPTED"
+
+
+class Here:
+    """What a Client does, done in this process by the functions that answer a Client's requests."""
+
+    def __init__(self, service: Service, working: asyncio.Task[None]) -> None:
+        self._service, self._working = service, working
+
+    async def send(self, file: Path, *, source: str, options: dict[str, str], sent: Callable[[int], None]) -> str:
+        wish = (source, Options.parse(options))
+        job_id = await receive(
+            blocks(file, sent),
+            database=self._service.database,
+            store=self._service.store,
+            wish=lambda: wish,
+            segment_bytes=None,
+            name=file.name,
+        )
+        return str(job_id)
+
+    async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
+        if since is not None:
+            await asyncio.wait([self._working], timeout=min(wait, LOOK_SECONDS))
+        if self._working.done():
+            self._working.result()  # raises what the worker died of
+        async with self._service.database.session() as tx:
+            job = await imports.show(tx, UUID(job_id))
+            assert job is not None
+            return (await import_answers.shown(tx, job)).model_dump(mode="json", by_alias=True)
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        await pipeline.cancel(self._service.database, UUID(job_id))
+        return await self.show(job_id)
+
+    async def first_rejects(self, job_id: str, limit: int) -> list[dict[str, Any]]:
+        page = await reject_answers.show(self._service, UUID(job_id), limit=limit)
+        assert isinstance(page, reject_answers.RejectsShown)
+        return [reject.model_dump(by_alias=True) for reject in page.rejects]
+
+    async def rejects(self, job_id: str, form: Literal["csv", "ndjson"]) -> AsyncIterator[bytes]:
+        answer = await reject_answers.show(self._service, UUID(job_id), format=form)
+        assert isinstance(answer, StreamingResponse)
+        async for block in answer.body_iterator:
+            assert isinstance(block, bytes)
+            yield block
+
+
+def here(file: Path, source: str, options: dict[str, str], settings: Settings) -> bool:
+    """Import the file with a worker of this process's own; whether it succeeded. Raises what stands in the way."""
+    Options.parse(options)
+    telemetry.configure("console")
+    logging.getLogger().setLevel(logging.ERROR)  # progress is shown, not logged
+
+    async def run(url: str) -> bool:
+        await migrate(url)
+        stop = asyncio.Event()
+        working = asyncio.create_task(worker.run(settings, url, stop=stop))
+        try:
+            async with Database(url) as database:
+                service = Service(
+                    database, Store(settings.data_dir / "store"), settings.upload_chunk_size, settings.max_upload_size
+                )
+                return await _bring(file, source, options, Here(service, working))
+        finally:
+            stop.set()
+            await working
+
+    try:
+        with own_database(settings) as url:
+            return asyncio.run(run(url))
+    except EmbeddedInUse as error:
+        raise EmbeddedInUse(
+            f"{error} If that is `rollcall up`, send the file to it: add --to http://127.0.0.1:{settings.port}"
+        ) from error
+
+
+def there(file: Path, source: str, options: dict[str, str], url: str) -> bool:
+    """Import the file through the service at `url`; whether it succeeded. Raises ServiceDown, ServiceRefused."""
+
+    async def run() -> bool:
+        async with Client(url) as service:
+            return await _bring(file, source, options, service)
+
+    return asyncio.run(run())
+
+
+async def _bring(file: Path, source: str, options: dict[str, str], service: Client | Here) -> bool:
+    began, length = time.monotonic(), _length(file)
+    with show.progress() as moved:
+        try:
+            job_id = await service.send(
+                file, source=source, options=options, sent=lambda count: moved("storing", count, length, "")
+            )
+        except asyncio.CancelledError:
+            raise Interrupted from None
+        try:
+            job = await _follow(service, job_id, moved)
+        except asyncio.CancelledError:
+            job = await service.cancel(job_id)
+    show.account(file.name, job, time.monotonic() - began)
+    if job["state"] == "cancelled":
+        typer.echo("Cancelled. What is counted above stays; import the file again to bring in the rest.")
+    if rejected := job["counts"]["rejected"]:
+        show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), rejected)
+        typer.echo(f"\nAll of them: {await _keep(file, service.rejects(job_id, 'csv'))}")
+    return bool(job["state"] == "succeeded")
+
+
+async def _follow(service: Client | Here, job_id: str, moved: show.Moved) -> dict[str, Any]:
+    """The import once it is final."""
+    job, heard = None, time.monotonic()
+    while job is None or job["state"] in OPEN:
+        try:
+            job = await service.show(job_id, wait=show.LINE_SECONDS, since=job)
+        except ServiceDown:
+            if time.monotonic() - heard > PATIENCE_SECONDS:
+                raise
+            await asyncio.sleep(LOOK_SECONDS)
+        else:
+            heard = time.monotonic()
+            moved("importing", job["bytes"]["read"], job["bytes"]["total"], show.pace(job))
+    return job
+
+
+async def _keep(file: Path, coming: AsyncIterator[bytes]) -> Path:
+    """Write the Rejects to a new file in the current directory, or where temporary files go; its path."""
+    path, out = _new_file(f"{file.name}.rejects")
+    with out:
+        async for block in coming:
+            out.write(block)
+    return path
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size
+
+
+def _new_file(stem: str) -> tuple[Path, BinaryIO]:
+    """A file that is there is never replaced: the next one is numbered."""
+    folder = Path() if os.access(Path(), os.W_OK) else Path(tempfile.gettempdir())
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.csv" if number == 1 else f"{stem}.{number}.csv")
+        with contextlib.suppress(FileExistsError):
+            return path, path.open("xb")
+    raise AssertionError

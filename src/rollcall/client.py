@@ -1,0 +1,148 @@
+"""The client of a running service: send a file, follow its import, fetch what was rejected.
+
+    async with Client("http://127.0.0.1:3000") as service:
+        job_id = await service.send(path, source="crm")
+        while (job := await service.show(job_id, wait=10))["state"] in OPEN: ...
+
+Files are streamed, never held in memory. What the service refuses is raised with the service's own words; nothing is
+retried here. An import and a Reject are the JSON objects that the service answers with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from rollcall.errors import RollcallError, Unavailable
+
+OPEN = frozenset({"queued", "running"})
+BLOCK_BYTES = 1 << 20
+TIMEOUT = httpx.Timeout(60.0, connect=5.0, read=120.0)
+"""Seconds. The answer to a file comes when the last byte is durable."""
+
+
+class ServiceRefused(RollcallError):
+    """The service did not do what was asked."""
+
+    code = "SERVICE_REFUSED"
+
+
+class ServiceDown(Unavailable):
+    """The service cannot be reached."""
+
+    code = "SERVICE_UNAVAILABLE"
+
+
+class Client:
+    """One service, at `url`. Every method raises ServiceDown, or ServiceRefused with the service's message."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        try:
+            self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ServiceDown(f"{url} is not an address such as http://127.0.0.1:3000.") from error
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def send(
+        self,
+        file: Path,
+        *,
+        source: str,
+        options: dict[str, str] | None = None,
+        sent: Callable[[int], None] = lambda _: None,
+    ) -> str:
+        """Send a file; the jobId of its import. `sent` is told the number of bytes after each block."""
+        response = await self._ask(
+            "POST",
+            "/import",
+            params={"source": source} | (options or {}),
+            headers={"Content-Type": "application/octet-stream", "Content-Length": _length(file)},
+            content=blocks(file, sent),
+        )
+        return str(response.json()["jobId"])
+
+    async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
+        """An import as it stands; with `wait` (seconds), as it is once it has changed, or after that time.
+
+        `since`: what this method answered before; the service then waits for a change from that.
+        """
+        headers = {"If-None-Match": since["etag"]} if since else {}
+        response = await self._ask(
+            "GET", f"/imports/{quote(job_id, safe='')}", params={"wait": f"{wait:g}"} if wait else {}, headers=headers
+        )
+        if response.status_code == httpx.codes.NOT_MODIFIED and since:
+            return since
+        return dict(response.json()) | {"etag": response.headers.get("ETag", "")}
+
+    async def latest(self) -> list[dict[str, Any]]:
+        """The newest imports, newest first."""
+        return list((await self._ask("GET", "/imports")).json()["imports"])
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel an import; the import as it then stands."""
+        return dict((await self._ask("POST", f"/imports/{quote(job_id, safe='')}/cancel")).json())
+
+    async def first_rejects(self, job_id: str, limit: int) -> list[dict[str, Any]]:
+        """The first Rejects in the order of the file."""
+        response = await self._ask("GET", f"/imports/{quote(job_id, safe='')}/rejects", params={"limit": str(limit)})
+        return list(response.json()["rejects"])
+
+    async def rejects(self, job_id: str, form: str) -> AsyncIterator[bytes]:
+        """All Rejects as a `csv` or `ndjson` file, block by block."""
+        path, params = f"/imports/{quote(job_id, safe='')}/rejects", {"format": form}
+        try:
+            async with self._http.stream("GET", path, params=params) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise _refused(response)
+                async for block in response.aiter_bytes():
+                    yield block
+        except httpx.TransportError as error:
+            raise self._down() from error
+
+    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, **request)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._down() from error
+        if response.is_error:
+            raise _refused(response)
+        return response
+
+    def _down(self) -> ServiceDown:
+        return ServiceDown(
+            f"Nothing that speaks Rollcall's HTTP answers at {self._url}. Is `rollcall up` running there?"
+        )
+
+
+async def blocks(file: Path, passed: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """A file's bytes; `passed` is told how many there were so far."""
+    count = 0
+    with open(file, "rb") as stream:  # noqa: ASYNC230, PTH123  a local file; a block is read in a millisecond
+        while block := stream.read(BLOCK_BYTES):
+            yield block
+            count += len(block)
+            passed(count)
+
+
+def _length(file: Path) -> str:
+    return str(file.stat().st_size)
+
+
+def _refused(response: httpx.Response) -> ServiceRefused:
+    try:
+        body = response.json()
+        return ServiceRefused(str(body["error"]), issues=body.get("issues"))
+    except (ValueError, KeyError, TypeError):
+        return ServiceRefused(f"The service answered {response.status_code}, and not in Rollcall's words.")
