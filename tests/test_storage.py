@@ -1,0 +1,126 @@
+"""The store: whole objects or none, and a stream that never ends well when a byte is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rollcall.errors import NoSpace, ObjectCorrupt, ObjectMissing, StoreDown
+from rollcall.storage import WRITE_BYTES, Segment, Store, new_key, whole
+
+
+async def chunks(*data: bytes) -> AsyncIterator[bytes]:
+    for piece in data:
+        yield piece
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+async def test_an_object_is_what_was_put(tmp_path: Path) -> None:
+    store, key = Store(tmp_path / "store"), new_key()
+    data = bytes(range(256)) * (2 * WRITE_BYTES // 256) + b"end"
+    length, sha256 = await store.put(key, chunks(*(data[at : at + 65_537] for at in range(0, len(data), 65_537))))
+    assert (length, sha256) == (len(data), hashlib.sha256(data).digest())
+    with store.open(key) as file:
+        assert file.read() == data
+    assert [path.name for path in files(tmp_path)] == [key]
+    await store.delete(key)
+    await store.delete(key)
+    assert not files(tmp_path)
+    with pytest.raises(ObjectMissing):
+        store.open(key)
+
+
+async def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    async def breaking() -> AsyncIterator[bytes]:
+        yield b"x" * (WRITE_BYTES + 1)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await Store(tmp_path).put(new_key(), breaking())
+    assert not files(tmp_path)
+
+
+async def test_what_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * WRITE_BYTES
+            begun.set()
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(Store(tmp_path).put(new_key(), endless()))
+    await begun.wait()
+    assert files(tmp_path)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not files(tmp_path)
+
+
+async def test_a_full_disk_says_so(tmp_path: Path) -> None:
+    key = new_key()
+    (tmp_path / key[:2]).mkdir()
+    (tmp_path / key[:2] / f"{key}.partial").symlink_to("/dev/full")
+    with pytest.raises(NoSpace):
+        await Store(tmp_path).put(key, chunks(b"x"))
+    assert not files(tmp_path)
+
+
+async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("in the way")
+    store = Store(tmp_path / "store")
+    with pytest.raises(StoreDown):
+        await store.check()
+    with pytest.raises(StoreDown):
+        await store.put(new_key(), chunks(b"x"))
+    (tmp_path / "store").unlink()
+    await store.check()
+    assert not files(tmp_path)
+
+
+async def segments_of(store: Store, *bodies: bytes) -> list[Segment]:
+    segments, offset = [], 0
+    for body in bodies:
+        length, sha256 = await store.put(key := new_key(), chunks(body))
+        segments.append(Segment(key, offset, length, sha256))
+        offset += length
+    return segments
+
+
+async def test_segments_are_one_stream(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    segments = await segments_of(store, b"a" * 3_000_000, b"b", b"c" * 70_000)
+    with whole(store, segments) as stream:
+        assert stream.read(2) == b"aa"
+        assert stream.read() == b"a" * 2_999_998 + b"b" + b"c" * 70_000
+        assert stream.read(1) == b""
+
+
+@pytest.mark.parametrize("damage", ["flipped", "shorter", "longer"])
+async def test_a_damaged_segment_is_noticed_before_its_last_byte(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    segments = await segments_of(store, b"a" * 100_000, b"b" * 100_000)
+    path = next(path for path in files(tmp_path) if path.name == segments[1].key)
+    path.write_bytes({"flipped": b"b" * 99_999 + b"c", "shorter": b"b" * 99_999, "longer": b"b" * 100_001}[damage])
+    taken: list[bytes] = []
+    with whole(store, segments) as stream, pytest.raises(ObjectCorrupt):
+        taken.extend(iter(lambda: stream.read(4096), b""))
+    assert b"".join(taken) == b"a" * 100_000
+
+
+async def test_a_missing_segment_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    segments = await segments_of(store, b"a", b"b", b"c")
+    with whole(store, [segments[0], segments[2]]) as stream, pytest.raises(ObjectMissing):
+        stream.read()
+    await store.delete(segments[1].key)
+    with whole(store, segments) as stream, pytest.raises(ObjectMissing):
+        stream.read()
