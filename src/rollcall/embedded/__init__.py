@@ -148,6 +148,8 @@ class Server:
             )
         if not programs.reaches(ids, bin_dir / "postgres"):
             bin_dir = programs.copy(bin_dir, self.home)
+        for left_over in self.home.glob("new-*"):  # a killed initdb may be writing still; the next start gets the rest
+            shutil.rmtree(left_over, ignore_errors=True)
         if not self._cluster.exists():
             self._init(bin_dir, major, ids)
         made_by = (self._cluster / "PG_VERSION").read_text().strip()
@@ -170,8 +172,6 @@ class Server:
 
     def _init(self, bin_dir: Path, major: int, ids: programs.Ids) -> None:
         """Make the cluster aside and rename it when it is whole."""
-        for left_over in self.home.glob("new-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="new-", dir=self.home))
         _make_private(new, ids)
         command = [str(bin_dir / "initdb"), "-D", str(new), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
