@@ -1,0 +1,59 @@
+"""NDJSON: one JSON object a line (LF or CRLF), in UTF-8. Blank lines are no Records; a bad line is one Fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import orjson
+
+from rollcall.records.formats import objects
+from rollcall.records.formats.reader import Offsets, Slice
+from rollcall.records.formats.stretches import blank_bom, bound, located, trimmed
+from rollcall.records.plan import Plan
+
+parse, cells = objects.parse, objects.cells
+
+
+def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
+    """The lines that are not blank. Raises nothing of its own."""
+    return _scan(blocks)
+
+
+def keys(head: bytes, whole: bool) -> list[str]:
+    """The keys of the first Records of a file that begins like this, in order of appearance.
+
+    `head`: decoded bytes; `whole`: these are all of them.
+    """
+    return objects.keys(_scan([head if whole else head[: head.rfind(b"\n") + 1]]))
+
+
+def looks_like_ndjson(head: bytes) -> bool:
+    """Whether the first line is a whole object and another line follows, or an object that is no envelope of `data`."""
+    line, _, rest = head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+    try:
+        first = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(first, dict) and (bool(rest.strip()) or "data" not in first)
+
+
+def _scan(blocks: Iterable[bytes]) -> Iterator[Slice]:
+    held = bytearray()
+    for block in blank_bom(blocks):
+        newlines = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+        if not len(newlines):
+            held += block
+            bound(held)
+            continue
+        yield from _lines(bytes(held) + block[: newlines[-1] + 1], newlines + len(held))
+        held = bytearray(block[newlines[-1] + 1 :])
+    if held:
+        yield from _lines(bytes(held) + b"\n", np.array([len(held)]))
+
+
+def _lines(data: bytes, newlines: Offsets) -> Iterator[Slice]:
+    starts, ends = trimmed(data, newlines)
+    filled = starts < ends
+    if filled.any():
+        yield located(data, starts[filled], ends[filled])

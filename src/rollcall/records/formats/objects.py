@@ -1,0 +1,229 @@
+"""JSON objects, as `json` and `ndjson` both read them: the bytes of a Record → the fields of a contact.
+
+orjson reads what it can hold. The rest of what JSON allows (long numbers, decimals that a double would change) is cut
+from the Record's own bytes, so that attributes are kept exactly as they were written; what Postgres cannot hold is a
+Fault. Nothing here recurses, and of a key that stands twice the last one wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+
+from rollcall.records.formats.reader import Batch, Fault, Slice
+from rollcall.records.plan import Mapping, Plan
+from rollcall.records.text import BLANKS
+
+SAMPLED_RECORDS: Final = 1_000
+VALUE_SHOWN: Final = 200
+
+INTEGER_DIGITS_MAX, FRACTION_DIGITS_MAX = 131_072, 16_383
+"""What Postgres' numeric can hold, and so its jsonb."""
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""Types that leave orjson as they came; a float may not (1.00 → 1.0, thirty digits → 1e+30)."""
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_TOKEN = re.compile(_STRING + rb'?|[^\s"{}\[\]:,]++', re.DOTALL)
+"""A string (if it is not closed, to the end: no text is read twice) or a bare word."""
+
+_MEMBER = re.compile(rb"[{,\s]*+(" + _STRING + rb")\s*+:\s*+(" + _STRING + rb'|[^\s"{}\[\],]*+)', re.DOTALL)
+"""Key and value of a valid object; of a value in brackets, nothing."""
+
+_BRACKET = re.compile(_STRING + rb"|([{\[])|([}\]])", re.DOTALL)
+_NUMBER = re.compile(rb"-?(0|[1-9]\d*+)(?:\.(\d++))?(?:[eE]([+-]?\d++))?")
+_LONG_EXPONENT = re.compile(rb"[eE][+-]?\d{4}")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2})|.)", re.DOTALL
+)
+"""Any escape; group 1 is half of a surrogate pair without the other half."""
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
+
+
+def parse(part: Slice, plan: Plan) -> Batch:
+    """The fields of these Records. What is not JSON is the Fault `invalid_json`; its value says why."""
+    faults = dict(part.faults)
+    mapped = {plan.mapping.email, *plan.mapping.name}
+    data, starts, ends = part.data, part.starts.tolist(), part.ends.tolist()
+    nuls = b"\\u0000" in data
+    names: list[str | None] = []
+    emails: list[str | None] = []
+    attributes: list[bytes] = []
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        found = faults.get(index) or _contact(data[start:end], plan.mapping, mapped, nuls)
+        if isinstance(found, Fault):
+            faults[index], found = found, (None, None, b"{}")
+        names.append(found[0])
+        emails.append(found[1])
+        attributes.append(found[2])
+    string = pa.string()
+    return Batch(pa.array(names, string), pa.array(emails, string), pa.array(attributes, string), faults)
+
+
+def cells(raw: bytes, plan: Plan) -> list[str]:
+    """The values of the plan's header: strings as they are, others as JSON, "" for what is missing or unreadable."""
+    try:
+        record, text, _ = _judged(raw)
+    except orjson.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict):
+        return [""] * len(plan.header)
+    _restore(record, text)
+    values = (record.get(key) for key in plan.header)
+    return [value if isinstance(value, str) else "" if value is None else _json(value) for value in values]
+
+
+def keys(slices: Iterable[Slice]) -> list[str]:
+    """The keys of the first 1,000 Records, in order of appearance."""
+    found: dict[str, None] = {}
+    for raw in islice((piece.raw(index) for piece in slices for index in range(len(piece))), SAMPLED_RECORDS):
+        with suppress(orjson.JSONDecodeError):
+            record, _, _ = _judged(raw)
+            if isinstance(record, dict):
+                found |= dict.fromkeys(record)
+    return [key for key in found if "\0" not in key]
+
+
+def check(text: bytes) -> None:
+    """Raise a ValueError that says why, unless this is JSON; whether it can be stored does not matter."""
+    _judged(text)
+
+
+def _contact(raw: bytes, mapping: Mapping, mapped: set[str], nuls: bool) -> tuple[Any, Any, bytes] | Fault:
+    """Name, email and attributes. `mapped`: the keys of the first two; `nuls`: whether a NUL may be in here."""
+    try:
+        record = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        try:
+            record, _, code = _judged(raw)
+        except orjson.JSONDecodeError as error:
+            return Fault("invalid_json", value=f"{error.msg} (character {error.pos + 1})")
+        if code:
+            return Fault(code)
+    if type(record) is not dict:
+        return Fault("invalid_type", value=_shown(raw))
+    plain = _PLAIN.issuperset(map(type, record.values()))
+    if not plain:
+        _restore(record, raw)
+
+    email = record.get(mapping.email)
+    if type(email) is not str:
+        email = _text(record, "email", (mapping.email,))
+    name = record.get(mapping.name[0])
+    if type(name) is not str or len(mapping.name) > 1:
+        name = _text(record, "name", mapping.name)
+    if isinstance(email, Fault):
+        return email
+    if isinstance(name, Fault):
+        return name
+
+    rest = {}
+    for key, value in record.items():
+        if key in mapped or value is None:
+            continue
+        if type(value) is str:
+            value = value.strip(BLANKS)
+            if not value:
+                continue
+        rest[key] = value
+    unstorable = None if plain and not nuls else _unstorable(rest)
+    return unstorable or (name, email, orjson.dumps(rest))
+
+
+def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | Fault | None:
+    """The text of one key, or those of several that hold one, trimmed and joined; None when there is none.
+
+    One key must hold a string if it is there; of several, null is as good as missing.
+    """
+    texts = []
+    for key in mapped:
+        value = record.get(key)
+        if isinstance(value, str):
+            texts.append(value)
+        elif value is not None or (len(mapped) == 1 and key in record):
+            return Fault("invalid_type", field, _json(value)[:VALUE_SHOWN])
+    if len(texts) > 1:
+        return " ".join(filter(None, (text.strip(BLANKS) for text in texts)))
+    return texts[0] if texts else None
+
+
+def _unstorable(rest: dict[str, Any]) -> Fault | None:
+    """The first attribute that jsonb refuses. Reads the JSON: a key or a nested value may be the cause."""
+    for key, value in rest.items():
+        if _NUL.search(orjson.dumps(key)):
+            return Fault("nul_character")
+        text = orjson.dumps(value)
+        if _NUL.search(text):
+            return Fault("nul_character", key[:VALUE_SHOWN], _shown(text))
+        if isinstance(value, orjson.Fragment) and not _fits(text):
+            return Fault("number_out_of_range", key[:VALUE_SHOWN], _shown(text))
+    return None
+
+
+def _fits(text: bytes) -> bool:
+    """Whether Postgres can hold every number of this JSON."""
+    if len(text) < FRACTION_DIGITS_MAX - 999 and not _LONG_EXPONENT.search(text):
+        return True
+    for number in filter(None, map(_NUMBER.fullmatch, _TOKEN.findall(text))):
+        integer, fraction, exponent = number.groups(b"")
+        if len(exponent) > 7:
+            return False
+        shift = int(exponent or 0)
+        if len(integer) + shift > INTEGER_DIGITS_MAX or len(fraction) - shift > FRACTION_DIGITS_MAX:
+            return False
+    return True
+
+
+def _judged(raw: bytes) -> tuple[Any, bytes, str | None]:
+    """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that Fault's code.
+
+    Numbers come as floats, for `_restore` to put right. Raises JSONDecodeError for what is not JSON.
+    """
+    text, code = raw, None
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        text, code = raw.decode(errors="replace").encode(), "invalid_utf8"
+    whole = _ESCAPE.sub(lambda escape: rb"\u003f" if escape[1] else escape[0], text)
+    if whole != text:
+        text, code = whole, code or "lone_surrogate"
+    numbers = _TOKEN.sub(lambda word: b"0.0" if _NUMBER.fullmatch(word[0]) else word[0], text)
+    return orjson.loads(numbers), text, code
+
+
+def _restore(record: dict[str, Any], raw: bytes) -> None:
+    """Put the text that stands in the Record for every number and nested value that orjson may have changed."""
+    at = 0
+    while member := _MEMBER.match(raw, at):
+        at, text = member.end(), member[2]
+        if not text:
+            begin, at = at, _closing(raw, at)
+            text = raw[begin:at]
+        if not text.startswith(b'"') and type(record[key := orjson.loads(member[1])]) not in _PLAIN:
+            record[key] = orjson.Fragment(text)
+
+
+def _closing(raw: bytes, at: int) -> int:
+    """Where the value ends whose bracket opens here."""
+    depth = 0
+    for mark in _BRACKET.finditer(raw, at):
+        if mark.lastindex:
+            depth += 1 if mark.lastindex == 1 else -1
+            if not depth:
+                return mark.end()
+    raise AssertionError("the Record was judged to be JSON")
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _shown(text: bytes) -> str:
+    return text[: 4 * VALUE_SHOWN].decode(errors="ignore")[:VALUE_SHOWN]

@@ -1,0 +1,79 @@
+"""Where Records lie: the steps that `json` and `ndjson` do alike, once the commas or newlines between them are found.
+
+A stretch is what lies between two separators; without the whitespace around it, it is a Record, or nothing. Knows no
+JSON but its whitespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Fault, Offsets, Slice
+
+SPACE: Final = b" \t\r\n"
+"""JSON's whitespace."""
+
+BOM: Final = b"\xef\xbb\xbf"
+
+KEPT_BYTES: Final = 64 << 10
+"""The beginning that is kept of a Record that is too long."""
+
+_IS_SPACE = np.isin(np.arange(256), list(SPACE))
+
+
+def blank_bom(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks, with spaces for a BOM at the start: no byte changes its place."""
+    blocks, head = iter(blocks), b""
+    for block in blocks:
+        head += block
+        if len(head) >= len(BOM):
+            break
+    yield b"   " + head[3:] if head.startswith(BOM) else head
+    yield from blocks
+
+
+def trimmed(data: bytes, ends: Offsets) -> tuple[Offsets, Offsets]:
+    """Where the stretches before these separators begin and end, without whitespace.
+
+    `data` begins with the first stretch and holds the last separator. A blank stretch ends where it begins.
+    """
+    text = np.frombuffer(data, np.uint8)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
+    for _ in range(32):  # all Records at once, as long as that pays
+        before = _IS_SPACE[text[starts]] & (starts < ends)
+        starts = starts + before
+        after = _IS_SPACE[text[ends - 1]] & (starts < ends)
+        ends = ends - after
+        if not (before.any() or after.any()):
+            return starts, ends
+    for index in np.flatnonzero(before | after):
+        stretch = data[starts[index] : ends[index]].lstrip(SPACE)
+        starts[index] = ends[index] - len(stretch)
+        ends[index] = starts[index] + len(stretch.rstrip(SPACE))
+    return starts, ends
+
+
+def located(data: bytes, starts: Offsets, ends: Offsets) -> Slice:
+    """The Slice of these Records; of those that are too long, only the beginning."""
+    too_long = np.flatnonzero(ends - starts > RECORD_BYTES_MAX)
+    if not too_long.size:
+        return Slice(data, starts, ends)
+    ends = ends.copy()
+    ends[too_long] = starts[too_long] + KEPT_BYTES
+    raws = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    ends = np.cumsum([len(raw) for raw in raws], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    return Slice(b"".join(raws), starts, ends, {int(index): Fault("record_too_long") for index in too_long})
+
+
+def bound(held: bytearray) -> None:
+    """Keep of an unfinished stretch what tells whether it is too long: one byte more than may be, unless all is blank.
+
+    What follows it is appended later; so the verdict is the same however the file is split into blocks.
+    """
+    if len(held) > RECORD_BYTES_MAX:
+        held[:] = held.lstrip(SPACE)
+        held[RECORD_BYTES_MAX:] = held[RECORD_BYTES_MAX:].strip(SPACE)[:1]
