@@ -97,8 +97,8 @@ async def list_imports(
     """Newest first."""
     async with service.database.session() as tx:
         jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit)
-        shown = [await shown(tx, job) for job in jobs]
-    return ImportsShown(imports=shown, next=jobs[-1].seq if len(jobs) == limit else None)
+        found = [await shown(tx, job) for job in jobs]
+    return ImportsShown(imports=found, next=jobs[-1].seq if len(jobs) == limit else None)
 
 
 @router.get(
@@ -150,6 +150,7 @@ async def _find(service: Service, job_id: UUID) -> Import:
 
 
 async def shown(tx: Connection, job: Import) -> ImportShown:
+    """The import as it is answered."""
     rate, eta = _pace(job)
     return ImportShown(
         job_id=job.id,
