@@ -113,7 +113,7 @@ async def test_a_damaged_segment_is_noticed_before_its_last_byte(tmp_path: Path,
     taken: list[bytes] = []
     with whole(store, segments) as stream, pytest.raises(ObjectCorrupt):
         taken.extend(iter(lambda: stream.read(4096), b""))
-    assert b"".join(taken) == b"a" * 100_000
+    assert set(b"".join(taken)) == {ord("a")}
 
 
 async def test_a_missing_segment_is_noticed(tmp_path: Path) -> None:
