@@ -204,9 +204,11 @@ def test_the_next_owner_waits_for_the_server_of_a_killed_one(
         process.kill()
         process.wait()
         assert running(pid)
+        logged = server.log.stat().st_size
         with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -CONT {pid}"]):
             server.start()
     assert postmaster(server) != pid
+    assert b"still in use" not in server.log.read_bytes()[logged:]  # it was not tried beside the old one
     assert answer(server, "select 1") == 1
 
 
