@@ -48,6 +48,7 @@ def verdict(name: str | None, email: str | None) -> tuple[str | None, str] | Non
         ("😀" * 255, "ann@example.com", None),
         ("  " + "n" * 255 + "\n", "ann@example.com", None),
         ("An\x00n", "ann@example.com", ("name", "control_character")),
+        ("An\x1fn", "ann@example.com", ("name", "control_character")),
         ("An\x7fn", "ann@example.com", ("name", "control_character")),
         ("An\nn", "ann@example.com", ("name", "control_character")),
         ("An\u2028n\u0085n", "ann@example.com", None),

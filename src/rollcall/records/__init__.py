@@ -3,5 +3,90 @@
     plan = inspect(stream)                  what is it, how is it written, which column is what
     for part in parts(stream, plan): …      Contacts and Rejects, numbered, in file order
 
-Streams are binary files as they were received (compressed or not). Memory is bounded whatever their size.
+Streams are binary files as they were received (compressed or not), read once from their first byte: `parts` wants the
+stream anew. Memory is bounded whatever their size.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from rollcall.errors import EmptyFile, UnknownFormat
+from rollcall.records import archive, text
+from rollcall.records import mapping as mappings
+from rollcall.records.formats import json, ndjson
+from rollcall.records.formats.reader import RECORD_BYTES_MAX
+from rollcall.records.parts import FORMATS, Part, Stored, parts
+from rollcall.records.plan import Compression, FormatName, Mapping, Plan
+from rollcall.records.rules import message
+from rollcall.records.shares import deal, fold
+
+__all__ = ["Mapping", "Part", "Plan", "cells", "deal", "fold", "inspect", "message", "parts"]
+
+
+def inspect(
+    stream: BinaryIO,
+    *,
+    format: str | None = None,  # noqa: A002
+    mapping: Mapping | None = None,
+    lanes: int = 2,
+) -> Plan:
+    """What the file is, by its bytes: its first MiB (decoded), or 5 if the first Record of a JSON file is that long.
+
+    `format` (csv, tsv, json, ndjson) and `mapping` are taken as given and checked; what is not given is detected and
+    guessed. Raises the Unreadable that says why the file cannot be imported, and what the stream raises.
+    """
+    compression, blocks = _decoded(stream)
+    head, whole = _more(blocks, text.HEAD_BYTES)
+    if not text.strip_bom(head).strip():
+        raise EmptyFile
+    text.refuse_binary(head)
+    name = format or _format(head)
+    if name in ("csv", "tsv"):
+        delimiter, skip, headings = text.csv_dialect(head, "\t" if name == "tsv" else None)
+        header = mappings.unique(headings)
+        return Plan("csv", compression, header, _columns(mapping, header), delimiter, skip, lanes)
+    if name not in ("json", "ndjson"):
+        raise UnknownFormat(f'The format "{name}" is not known. It can be csv, tsv, json or ndjson.')
+    json_format: FormatName = "json" if name == "json" else "ndjson"
+    keys = json.keys if name == "json" else ndjson.keys
+    header = tuple(keys(head, whole))
+    if not header and not whole:  # the first Record is longer than the head
+        more, whole = _more(blocks, RECORD_BYTES_MAX)
+        header = tuple(keys(head + more, whole))
+    return Plan(json_format, compression, header, _columns(mapping, header), lanes=lanes)
+
+
+def cells(raw: bytes, plan: Plan) -> list[str]:
+    """One Record's bytes (a Reject's `raw`) as the values of `plan.header`; best effort, never raises."""
+    return FORMATS[plan.format].cells(raw, plan)
+
+
+def _decoded(stream: BinaryIO) -> tuple[Compression, Iterator[bytes]]:
+    first = b""
+    while len(first) < 4 and (more := stream.read(4 - len(first))):
+        first += more
+    compression = archive.detect(first)
+    return compression, archive.decoded(cast(BinaryIO, Stored(stream, first)), compression, 64 << 10)
+
+
+def _more(blocks: Iterator[bytes], size: int) -> tuple[bytes, bool]:
+    """The next `size` bytes, give or take a block, and whether the file ends with them."""
+    head = bytearray()
+    for block in blocks:
+        head += block
+        if len(head) >= size:
+            return bytes(head), False
+    return bytes(head), True
+
+
+def _format(head: bytes) -> str:
+    """JSON begins with a bracket; everything else that is text is CSV."""
+    if text.strip_bom(head).lstrip()[:1] not in (b"[", b"{"):
+        return "csv"
+    return "ndjson" if ndjson.looks_like_ndjson(head) else "json"
+
+
+def _columns(mapping: Mapping | None, header: tuple[str, ...]) -> Mapping:
+    return mappings.check(mapping, header) if mapping else mappings.guess(header)

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import unicodedata
 
-BLANKS = " \t\r\n\u00a0\u200b\ufeff"
-"""What is trimmed from both ends of a value: also the no-break space, the zero-width space and a stray BOM."""
-
 NAME_LENGTH_MAX = 255
 """Characters (code points) of a name: the rule of the HTTP contract."""
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from rollcall.errors import BadMapping, NoEmailColumn, NoNameColumn, Unreadable
 from rollcall.records import fields
 from rollcall.records.plan import Mapping
+from rollcall.records.text import BLANKS
 
 COLUMNS_SHOWN = 20
 HEADING_SHOWN = 40
@@ -58,7 +59,7 @@ def unique(header: Iterable[str]) -> tuple[str, ...]:
 
     Blanks around a heading are dropped. The first of several keeps its name; so does a `Phone (2)` of the file's own.
     """
-    headings = [cell.strip(fields.BLANKS) or f"column {number}" for number, cell in enumerate(header, 1)]
+    headings = [cell.strip(BLANKS) or f"column {number}" for number, cell in enumerate(header, 1)]
     taken = set(headings)
     met: dict[str, int] = {}
     columns = []
@@ -104,7 +105,7 @@ def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases:
 def _seen(header: Sequence[str]) -> str:
     rest = len(header) - COLUMNS_SHOWN
     more = f" and {rest} more" if rest > 0 else ""
-    return f"The columns are {_shown(header[:COLUMNS_SHOWN])}{more}." if header else "The file has no columns."
+    return f"The columns are {_shown(header[:COLUMNS_SHOWN])}{more}." if header else "No columns were found."
 
 
 def _shown(columns: Iterable[str]) -> str:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rollcall.records.fields import BLANKS, EMAIL_LENGTH_MAX, NAME_LENGTH_MAX
+from rollcall.records.fields import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX
 from rollcall.records.formats.reader import Batch, Fault, Offsets
+from rollcall.records.text import BLANKS
 
 VALUE_LENGTH_MAX = 200
 """Characters of a bad value that are kept to show it; the whole stands in the Record's own bytes."""

@@ -77,14 +77,11 @@ class Batch:
 class Format(Protocol):
     """One file of this folder; a module satisfies it."""
 
-    @staticmethod
-    def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
+    def scan(self, blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
         """Find the Records. `blocks`: the decoded file from its first byte, BOM included."""
 
-    @staticmethod
-    def parse(part: Slice, plan: Plan) -> Batch:
+    def parse(self, part: Slice, plan: Plan) -> Batch:
         """Find the fields of these Records."""
 
-    @staticmethod
-    def cells(raw: bytes, plan: Plan) -> list[str]:
+    def cells(self, raw: bytes, plan: Plan) -> list[str]:
         """One Record's bytes as the values of `plan.header`, for reject files; best effort, never raises."""

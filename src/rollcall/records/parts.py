@@ -1,0 +1,155 @@
+"""Parts: the Records of a file, numbered, judged and cut into pieces that travel together.
+
+Where a Part ends depends on the file alone, never on how its bytes arrive, so that an import goes on with the Parts it
+began with. Memory: about two Parts, whatever the size of the file. Nothing is loaded here, and nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+
+from rollcall.errors import EmptyFile, InvalidJson, NoRecords, ReaderChanged
+from rollcall.records import archive
+from rollcall.records.formats import csv, json, ndjson
+from rollcall.records.formats.reader import Batch, Fault, Format, Slice
+from rollcall.records.plan import READER, FormatName, Plan
+from rollcall.records.rules import judge
+
+PART_RECORDS = 25_000
+PART_BYTES = 4 << 20
+"""A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded)."""
+
+RAW_BYTES_MAX = 64 << 10
+"""How much of a rejected Record's own bytes is kept."""
+
+FORMATS: dict[FormatName, Format] = {"csv": csv, "json": json, "ndjson": ndjson}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive Records, `first` to `last` (numbers from 1). Every one is in `contacts` or in `rejects`.
+
+    `contacts`: email, name, attributes (strings, JSON objects), record (int64), in file order. `rejects`: record
+    (int64), field, code, value (strings), raw (binary, the Record as it stands in the decoded file). `position`: bytes
+    of the stored stream read so far.
+    """
+
+    first: int
+    last: int
+    contacts: pa.Table
+    rejects: pa.Table
+    position: int
+
+
+def parts(stream: BinaryIO, plan: Plan, *, after: int = 0, part_records: int = PART_RECORDS) -> Iterator[Part]:
+    """Yield the Parts that hold Records after number `after`; what lies wholly before is scanned, not parsed or judged.
+
+    `stream`: the file as it was received, from its first byte. Raises ReaderChanged, NoRecords (EmptyFile when there is
+    no byte), the Unreadable that says what is wrong with the file, and what the stream raises.
+    """
+    if plan.reader != READER:
+        raise ReaderChanged
+    stored, format_ = Stored(stream), FORMATS[plan.format]
+    blocks = archive.decoded(cast(BinaryIO, stored), plan.compression)
+    last = 0
+    for first, records in cut(format_.scan(blocks, plan), part_records):
+        last = first + len(records) - 1
+        if last > after:
+            contacts, rejects = judge(_parse(format_, records, plan, first), first)
+            yield Part(first, last, contacts, _with_raw(rejects, records, first), stored.position)
+    if not last:
+        raise NoRecords if stored.position else EmptyFile
+
+
+def cut(slices: Iterable[Slice], records: int = PART_RECORDS, size: int = PART_BYTES) -> Iterator[tuple[int, Slice]]:
+    """Regroup scanned Slices: at most `records` Records each, and no Record after the one that reaches `size` bytes.
+
+    Yields the number of the first Record with each. The data of what is yielded begins with it and ends with its last.
+    """
+    first, pieces, held, held_bytes = 1, [], 0, 0
+    for piece in slices:
+        bytes_until = np.cumsum(piece.ends - piece.starts)
+        begin = 0
+        while begin < len(piece):
+            before = int(bytes_until[begin - 1]) if begin else 0
+            reaches = int(np.searchsorted(bytes_until, before + size - held_bytes)) + 1
+            end = min(begin + records - held, reaches, len(piece))
+            pieces.append(_between(piece, begin, end))
+            held += end - begin
+            held_bytes += int(bytes_until[end - 1]) - before
+            begin = end
+            if held == records or held_bytes >= size:
+                yield first, _joined(pieces)
+                first, pieces, held, held_bytes = first + held, [], 0, 0
+    if pieces:
+        yield first, _joined(pieces)
+
+
+class Stored(io.RawIOBase):
+    """A stream that counts what is read from it; `head` was read from it before."""
+
+    def __init__(self, stream: BinaryIO, head: bytes = b"") -> None:
+        self._stream, self._head, self.position = stream, head, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._head:
+            data, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
+        else:
+            data = self._stream.read(size)
+        self.position += len(data)
+        return data
+
+
+def _between(piece: Slice, begin: int, end: int) -> Slice:
+    """Some of its Records, with no more bytes than theirs."""
+    from_, to = int(piece.starts[begin]), int(piece.ends[end - 1])
+    return Slice(
+        piece.data[from_:to],
+        piece.starts[begin:end] - from_,
+        piece.ends[begin:end] - from_,
+        {index - begin: fault for index, fault in piece.faults.items() if begin <= index < end},
+        None if piece.lines is None else piece.lines[begin:end],
+    )
+
+
+def _joined(pieces: list[Slice]) -> Slice:
+    if len(pieces) == 1:
+        return pieces[0]
+    data_before = np.cumsum([0, *(len(piece.data) for piece in pieces)])
+    records_before = np.cumsum([0, *(len(piece) for piece in pieces)])
+    faults: dict[int, Fault] = {}
+    for piece, before in zip(pieces, records_before, strict=False):
+        faults |= {int(before) + index: fault for index, fault in piece.faults.items()}
+    lines = [piece.lines for piece in pieces if piece.lines is not None]
+    return Slice(
+        b"".join(piece.data for piece in pieces),
+        np.concatenate([piece.starts + before for piece, before in zip(pieces, data_before, strict=False)]),
+        np.concatenate([piece.ends + before for piece, before in zip(pieces, data_before, strict=False)]),
+        faults,
+        np.concatenate(lines) if lines else None,
+    )
+
+
+def _parse(format_: Format, records: Slice, plan: Plan, first: int) -> Batch:
+    try:
+        return format_.parse(records, plan)
+    except InvalidJson as fault:
+        if "index" not in fault.more:
+            raise
+        record = first + int(fault.more["index"])
+        raise InvalidJson(f"Record {record}: {fault}", record=record) from fault
+
+
+def _with_raw(rejects: pa.Table, records: Slice, first: int) -> pa.Table:
+    indices = np.asarray(rejects["record"]) - first
+    raw = [records.raw(index)[:RAW_BYTES_MAX] for index in indices]
+    return rejects.append_column("raw", pa.array(raw, pa.binary()))
