@@ -63,14 +63,15 @@ def new_server(data_dir: Path, bin_dir: Path | None) -> Iterator[Server]:
 NOBODY = pwd.getpwnam("nobody")
 
 
-def interpreters_of_nobody() -> list[str]:
-    """A Python with our packages that another user can run: one, or none when we are not root or all is private."""
-    same = f"/usr/bin/python3.{sys.version_info.minor}"
+def normal_users() -> list[tuple[str, int]]:
+    """Who can run us and is not root, with which Python: ourselves, or nobody; none where all is private to root."""
+    if os.geteuid() != 0:
+        return [(sys.executable, os.geteuid())]
     ids = (NOBODY.pw_uid, NOBODY.pw_gid)
-    paths = [Path(embedded.__file__), Path(psycopg.__file__).parent]
-    if os.geteuid() != 0 or not all(programs.reaches(ids, path.parent) for path in paths):
-        return []
-    return [python for python in (sys.executable, same) if programs.reaches(ids, Path(python))][:1]
+    needed = [Path(embedded.__file__).parent, Path(psycopg.__file__).parent]
+    pythons = [sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"]
+    usable = [(python, ids[0]) for python in pythons if all(programs.reaches(ids, p) for p in [*needed, Path(python)])]
+    return usable[:1]
 
 
 @contextlib.contextmanager
@@ -335,11 +336,11 @@ def test_it_never_runs_as_root(used_dir: Path, bin_dir: Path | None) -> None:
         assert Path(f"/proc/{pid}").stat().st_uid != 0
 
 
-@pytest.mark.parametrize("interpreter", interpreters_of_nobody())
-def test_a_normal_user_runs_it_as_himself(data_dir: Path, bin_dir: Path | None, interpreter: str) -> None:
-    os.chown(data_dir, NOBODY.pw_uid, NOBODY.pw_gid)
-    with owner(data_dir, bin_dir, interpreter, NOBODY.pw_uid) as (_, pid):
-        assert Path(f"/proc/{pid}").stat().st_uid == NOBODY.pw_uid
+def test_a_normal_user_runs_it_as_himself(data_dir: Path, bin_dir: Path | None) -> None:
+    for python, uid in normal_users():
+        os.chown(data_dir, uid, -1)
+        with owner(data_dir, bin_dir, python, uid) as (_, pid):
+            assert Path(f"/proc/{pid}").stat().st_uid == uid
 
 
 def test_programs_that_only_root_can_reach_are_copied(data_dir: Path, tmp_path: Path) -> None:
