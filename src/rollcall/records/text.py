@@ -120,12 +120,12 @@ def csv_dialect(head: bytes, given: str | None = None) -> tuple[str, int, list[s
 
 def _fitness(text: bytes, skip: int, delimiter: bytes) -> tuple[int, float, int]:
     """How well the delimiter fits: cells with contact words (two at least), share of lines like the header, cells."""
-    rows = [split(row, delimiter) for row in islice(_records(text[: skip + _SNIFFED_BYTES], skip, delimiter), 50)]
-    width = len(rows[0])
-    if width == 1:
-        return 0, 0.0, 1
-    words = sum(bool(_CONTACT_WORD.search(cell)) for cell in rows[0])
-    return words if words > 1 else 0, sum(len(row) == width for row in rows) / len(rows), width
+    rows = list(islice(_records(text[: skip + _SNIFFED_BYTES], skip, delimiter), 50))
+    widths = [len(split(row, delimiter)) if ending(row, delimiter) == "closed" else 0 for row in rows]
+    if widths[0] < 2:
+        return 0, 0.0, widths[0]
+    words = sum(bool(_CONTACT_WORD.search(cell)) for cell in split(rows[0], delimiter))
+    return words if words > 1 else 0, widths.count(widths[0]) / len(widths), widths[0]
 
 
 def _records(text: bytes, start: int, delimiter: bytes) -> Iterator[bytes]:

@@ -221,8 +221,7 @@ def parse(part: Slice, plan: Plan) -> Batch:
     """The fields of these Records. Further Faults: invalid_utf8, too_many_fields, nul_character."""
     faults = _not_utf8(part) | part.faults
     columns = dict(zip(plan.header, _columns(part, plan, faults), strict=True))
-    names = [pc.utf8_trim(columns[column], BLANKS) for column in plan.mapping.name]
-    name = names[0] if len(names) == 1 else _join([_unless_blank(each, each) for each in names], " ")
+    name = _name([columns[column] for column in plan.mapping.name])
     email = columns[plan.mapping.email]
     others = {key: column for key, column in columns.items() if key not in {plan.mapping.email, *plan.mapping.name}}
     if b"\0" in part.data:
@@ -319,13 +318,25 @@ def _laid_out(part: Slice, rows: dict[int, bytes]) -> bytes | memoryview:
     return b"\n" + b"\n".join(pieces)  # pyarrow passes over the empty line, and would drop a BOM that stands first
 
 
+def _name(columns: list[pa.StringArray]) -> pa.StringArray:
+    """The columns' trimmed values, without blank ones, joined by a space."""
+    values = [pc.utf8_trim(column, BLANKS) for column in columns]
+    if len(values) == 1:
+        return values[0]
+    words = [_unless_blank(value, _concatenated(" ", value)) for value in values]
+    return pc.utf8_ltrim(_concatenated(*words), " ")
+
+
 def _attributes(columns: dict[str, pa.StringArray], length: int) -> pa.StringArray:
     """A JSON object of the columns' trimmed values for each row, without blank ones."""
     members = []
     for key, column in columns.items():
         value = pc.utf8_trim(column, BLANKS)
-        members.append(_unless_blank(value, _row(orjson.dumps(key).decode() + ':"', _escaped(value), '"')))
-    return _row("{", _join(members, ","), "}") if members else pa.array(["{}"] * length, pa.string())
+        members.append(_unless_blank(value, _concatenated(f',{orjson.dumps(key).decode()}:"', _escaped(value), '"')))
+    if not members:
+        return pa.array(["{}"] * length, pa.string())
+    opened = pc.binary_replace_slice(_concatenated(*members), 0, 1, "{")  # in place of the first comma, if there is one
+    return _concatenated(opened, "}")
 
 
 def _escaped(value: pa.StringArray) -> pa.StringArray:
@@ -339,22 +350,19 @@ def _escaped(value: pa.StringArray) -> pa.StringArray:
     return value
 
 
-def _unless_blank(value: pa.StringArray, other: pa.StringArray) -> pa.StringArray:
-    """`other`, null where the value is empty."""
-    return cast(pa.StringArray, pc.if_else(pc.equal(value, _scalar("")), _scalar(None), other))
+def _unless_blank(value: pa.StringArray, text: pa.StringArray) -> pa.StringArray:
+    """`text`, but empty where the value is."""
+    chosen: pa.StringArray = pc.if_else(pc.equal(value, _scalar("")), _scalar(""), text)
+    return chosen
 
 
-def _join(columns: list[pa.StringArray], between: str) -> pa.StringArray:
-    """The values of each row that are not null, with `between` between them."""
-    return cast(pa.StringArray, pc.binary_join_element_wise(*columns, _scalar(between), null_handling="skip"))  # type: ignore[call-overload]
+def _concatenated(*pieces: str | pa.StringArray) -> pa.StringArray:
+    """The pieces of each row, one after the other. None may be null: pyarrow's `skip` drops rows where all are."""
+    columns = [_scalar(piece) if isinstance(piece, str) else piece for piece in (*pieces, "")]
+    return cast(pa.StringArray, pc.binary_join_element_wise(*columns))  # type: ignore[type-var]
 
 
-def _row(before: str, value: pa.StringArray, after: str) -> pa.StringArray:
-    joined = pc.binary_join_element_wise(_scalar(before), value, _scalar(after), _scalar(""))  # type: ignore[call-overload]
-    return cast(pa.StringArray, joined)
-
-
-def _scalar(text: str | None) -> pa.StringScalar:
+def _scalar(text: str) -> pa.StringScalar:
     return pa.scalar(text, pa.string())  # without the type, pyarrow looks for pandas every time
 
 
