@@ -18,7 +18,8 @@ from rollcall.storage import Store
 from rollcall.web import Service, answers, contacts, health, imports, intake, metrics, rejects
 
 GRACE_SECONDS = 8
-"""After SIGTERM: what a request under way is given to come to its end."""
+"""After SIGTERM: what a request under way is given until it is cancelled."""
+CLEANUP_SECONDS = 5
 
 
 def create(settings: Settings, *, database_url: str) -> FastAPI:
@@ -34,6 +35,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
                 body_bytes_max=settings.max_upload_size,
             )
             yield
+            await answers.come_to_an_end(app, CLEANUP_SECONDS)
 
     app = FastAPI(
         title="Rollcall",

@@ -5,6 +5,7 @@ An exception nobody foresaw is answered with `INTERNAL` and nothing else; the lo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 from uuid import uuid4
@@ -81,6 +82,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(psycopg.Error, _on_database)
     app.add_middleware(Requests)
+    app.state.under_way = set()
+
+
+async def come_to_an_end(app: FastAPI, seconds: float) -> None:
+    """Wait for the requests under way. A server that stops cancels them, and then closes what they clean up with."""
+    if tasks := app.state.under_way - {asyncio.current_task()}:
+        await asyncio.wait(tasks, timeout=seconds)
 
 
 def problem(error: RollcallError, request_id: str, headers: dict[str, str] | None = None) -> Response:
@@ -148,6 +156,8 @@ class Requests:
             return await self._app(scope, receive, send)
         request_id, began, status = uuid4().hex, time.perf_counter(), 0
         scope.setdefault("state", {})["request_id"] = request_id
+        under_way, task = scope["app"].state.under_way, asyncio.current_task()
+        under_way.add(task)
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -164,6 +174,7 @@ class Requests:
                 await problem(Internal(), request_id)(scope, receive, answer)
             # An answer that has begun ends here without its end, so the client sees that it is not whole.
         finally:
+            under_way.discard(task)
             _count(scope, status, time.perf_counter() - began, request_id)
         return None
 

@@ -1,0 +1,110 @@
+"""What all answers share: one error body whatever went wrong, ids, health, metrics; and nothing tells too much."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from rollcall import database, workers
+from rollcall.database import Database
+from service import served
+
+DEAD = "postgresql://secretuser:secretpassword@127.0.0.1:9/secretdatabase"
+NOBODY = "/imports/00000000-0000-7000-8000-000000000000"
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> None:
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["code"]) == (status, status, code), answer.text
+    assert body["error"]
+    assert body["requestId"] == answer.headers["x-request-id"]
+    assert set(body) - {"issues", "issuesTotal"} == {"error", "code", "status", "requestId"}
+
+
+async def test_there_is_one_error_body(database_url: str, tmp_path: Path) -> None:
+    async with served(database_url, tmp_path) as client:
+        problem(await client.get("/nope"), 404, "NOT_FOUND")
+        problem(await client.get("/imports/nope"), 404, "NOT_FOUND")
+        problem(await client.get(NOBODY), 404, "NOT_FOUND")
+        problem(await client.get(NOBODY, params={"wait": "x"}), 400, "INVALID_INPUT")
+        problem(await client.get("/imports", params={"state": "lost"}), 400, "INVALID_INPUT")
+        problem(await client.get("/imports", params={"after": str(1 << 63)}), 400, "INVALID_INPUT")
+        wrong = await client.delete("/contacts")
+        problem(wrong, 405, "METHOD_NOT_ALLOWED")
+        assert wrong.headers["allow"] == "GET"
+        one, other = await client.get("/health/live"), await client.get("/health/live")
+        assert one.headers["x-request-id"] != other.headers["x-request-id"]
+
+
+async def test_what_nobody_foresaw_tells_nothing(database_url: str, tmp_path: Path) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("alter table public.contacts rename column name to secret")
+    async with served(database_url, tmp_path) as client:
+        with capture_logs() as logs:
+            answer = await client.get("/contacts", params={"email": "alice@example.com"})
+    problem(answer, 500, "INTERNAL")
+    for text in (answer.text, repr(logs)):
+        assert not re.search(r"alice|secret|select|Traceback", text)
+    [failed] = [line for line in logs if line["event"] == "request.failed"]
+    assert failed["error"] == "UndefinedColumn"
+    assert failed["where"].startswith("contacts.py:")
+    assert failed["request_id"] == answer.json()["requestId"]
+
+
+async def test_a_database_that_is_away_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    async with served(DEAD, tmp_path) as client:
+        answer = await client.get("/contacts")
+        problem(answer, 503, "DATABASE_UNAVAILABLE")
+        assert answer.headers["retry-after"]
+        assert "secret" not in answer.text
+        health = await client.get("/health")
+        assert (health.status_code, set(health.json())) == (503, {"status", "error", "timestamp"})
+        assert health.json()["status"] == "unhealthy"
+        assert (await client.get("/health/live")).status_code == 200
+        assert "rollcall_http_requests_total" in (await client.get("/metrics")).text
+
+
+async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp_path: Path) -> None:
+    async with served(database_url, tmp_path) as client:
+
+        async def fault() -> str | None:
+            answer = await client.get("/health")
+            assert (answer.status_code == 200) == (set(answer.json()) == {"status", "timestamp"})
+            error = answer.json().get("error")
+            return str(error) if error else None
+
+        assert await fault() == "No worker is running."
+        async with Database(database_url) as pool, pool.session() as tx:
+            await workers.register(tx, "w")
+            assert await fault() is None
+            await tx.execute("update rollcall.workers set beat = beat - interval '21 s'")
+            assert await fault() == "No worker is running."
+            await tx.execute("update rollcall.workers set beat = clock_timestamp()")
+            (tmp_path / "store").rename(tmp_path / "aside")
+            (tmp_path / "store").write_text("in the way")
+            assert "store" in str(await fault())
+            (tmp_path / "store").unlink()
+            assert await fault() is None
+            await tx.execute("alter table public.contacts rename to others")
+            assert await fault() == "The contacts cannot be read."
+
+
+async def test_metrics_have_templates_for_labels(database_url: str, tmp_path: Path) -> None:
+    headers = {"Content-Type": "text/csv", "X-Source": "crm"}
+    async with served(database_url, tmp_path) as client:
+        await client.get(NOBODY)
+        await client.request("BREW", "/nope/alice@example.com")
+        await client.post("/import", content=b"name,email\n", headers=headers)
+        text = (await client.get("/metrics")).text
+    assert 'rollcall_http_requests_total{method="GET",route="/imports/{jobId}",status="404"}' in text
+    assert 'rollcall_http_requests_total{method="other",route="none",status="404"}' in text
+    assert 'rollcall_imports{state="queued"} 1.0' in text
+    assert "alice" not in text
+    async with served(database_url, tmp_path, enable_metrics=False) as client:
+        problem(await client.get("/metrics"), 404, "NOT_FOUND")

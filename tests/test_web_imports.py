@@ -1,0 +1,143 @@
+"""Imports as they are shown: listed, followed, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from service import rows, served
+
+KEYS = [
+    *("jobId", "source", "state", "format", "counts", "total", "unprocessed", "bytes", "rate", "eta", "ahead"),
+    *("rejectsByCode", "error", "options", "plan", "attempt", "createdBy", "createdAt", "startedAt", "finishedAt"),
+]
+CSV = b"name,email\nAlice,alice@example.com\n"
+
+
+@pytest.fixture
+async def client(database_url: str, tmp_path: Path) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async with served(database_url, tmp_path) as client:
+        yield client
+
+
+async def send(client: httpx.AsyncClient, source: str = "crm") -> str:
+    answer = await client.post("/import", content=CSV, headers={"Content-Type": "text/csv", "X-Source": source})
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["location"])
+
+
+def execute(database_url: str, statement: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+RUN = "update rollcall.imports set state = 'running', attempt = 1, started_at = created_at - interval '10 s'"
+LOAD = """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position, read, created, rejected)
+          select id, 0, 1, 3, 1, bytes_total / 2, 3, 2, 1 from rollcall.imports"""
+
+
+async def test_a_queued_import_is_shown_whole(client: httpx.AsyncClient) -> None:
+    await send(client)
+    location = await send(client)
+    job = (await client.get(location)).json()
+    assert list(job) == KEYS
+    assert location == f"/imports/{job['jobId']}"
+    assert (job["state"], job["ahead"], job["bytes"]) == ("queued", 1, {"read": 0, "total": len(CSV)})
+    assert job["options"] == {"onInvalid": "reject", "onDuplicate": "update"}
+    assert [job[key] for key in ("format", "total", "unprocessed", "rate", "eta", "error", "plan")] == [None] * 7
+
+
+async def test_progress_is_what_the_ledger_has(client: httpx.AsyncClient, database_url: str) -> None:
+    location = await send(client)
+    execute(database_url, f"{RUN}; {LOAD}")
+    job = (await client.get(location)).json()
+    assert job["counts"] | {"read": 3, "created": 2, "rejected": 1} == job["counts"]
+    assert job["bytes"] == {"read": len(CSV) // 2, "total": len(CSV)}
+    assert 0 < job["rate"] <= 0.3
+    assert job["eta"] >= 10
+    execute(
+        database_url,
+        "update rollcall.imports set state = 'failed', error_code = 'X', error_message = 'It failed.', total = 5,"
+        " read = 3, created = 3, finished_at = started_at + interval '2 s'",
+    )
+    job = (await client.get(location)).json()
+    assert (job["unprocessed"], job["rate"], job["eta"]) == (2, 1.5, None)
+    assert job["error"] == {"code": "X", "message": "It failed."}
+
+
+async def test_an_import_that_is_known_is_not_sent_again(client: httpx.AsyncClient, database_url: str) -> None:
+    location = await send(client)
+    tag = (await client.get(location)).headers["etag"]
+    for known in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
+        answer = await client.get(location, headers={"If-None-Match": known})
+        assert (answer.status_code, answer.headers["etag"], answer.content) == (304, tag, b"")
+    execute(database_url, RUN)
+    answer = await client.get(location, headers={"If-None-Match": tag})
+    assert answer.status_code == 200
+    assert answer.headers["etag"] != tag
+
+
+async def test_waiting_ends_with_a_change(client: httpx.AsyncClient, database_url: str) -> None:
+    location = await send(client)
+    tag = ""
+    for change in (f"{RUN}; {LOAD}", "update rollcall.import_parts set position = 1"):
+        headers = {"If-None-Match": tag} if tag else {}
+        waiting = asyncio.create_task(client.get(location, params={"wait": 60}, headers=headers))
+        done, _ = await asyncio.wait([waiting], timeout=0.6)
+        assert not done
+        execute(database_url, change)
+        answer = await waiting
+        assert (answer.status_code, answer.json()["state"]) == (200, "running")
+        tag = answer.headers["etag"]
+    answer = await client.get(location, params={"wait": 0.3}, headers={"If-None-Match": tag})
+    assert answer.status_code == 304
+    execute(database_url, "update rollcall.imports set state = 'cancelled', finished_at = started_at")
+    final = await client.get(location, params={"wait": 60})
+    assert final.json()["state"] == "cancelled"
+    answer = await client.get(location, params={"wait": 60}, headers={"If-None-Match": final.headers["etag"]})
+    assert answer.status_code == 304
+
+
+async def test_cancelling_is_final(client: httpx.AsyncClient) -> None:
+    location = await send(client)
+    for _ in range(2):
+        answer = await client.post(f"{location}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+        assert answer.json()["finishedAt"]
+    nobody = "/imports/00000000-0000-7000-8000-000000000000"
+    assert (await client.post(f"{nobody}/cancel")).json()["code"] == "NOT_FOUND"
+    assert (await client.get(f"{nobody}/rejects")).json()["code"] == "NOT_FOUND"
+
+
+async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> None:
+    sent = [await send(client, source) for source in ("a", "b", "a", "a")]
+    await client.post(f"{sent[0]}/cancel")
+
+    async def listed(**params: object) -> tuple[list[int], int | None]:
+        answer = (await client.get("/imports", params=params)).json()  # type: ignore[arg-type]
+        assert all(list(job) == KEYS for job in answer["imports"])
+        return [sent.index(f"/imports/{job['jobId']}") for job in answer["imports"]], answer["next"]
+
+    assert await listed() == ([3, 2, 1, 0], None)
+    assert await listed(source="a", state="queued") == ([3, 2], None)
+    assert await listed(source="nobody's") == ([], None)
+    seen, after = await listed(limit=3)
+    assert seen == [3, 2, 1]
+    assert await listed(limit=3, after=after) == ([0], None)
+
+
+async def test_nothing_is_left_of_the_pool_when_many_wait(client: httpx.AsyncClient, database_url: str) -> None:
+    location = await send(client)
+    waiting = [asyncio.create_task(client.get(location, params={"wait": 60})) for _ in range(30)]
+    await asyncio.wait(waiting, timeout=0.5)
+    assert (await client.get("/imports")).status_code == 200
+    execute(database_url, RUN)
+    assert {answer.json()["state"] for answer in await asyncio.gather(*waiting)} == {"running"}
+    assert rows(database_url, "select count(*) <= 11 from pg_stat_activity where application_name = 'rollcall:api'")[0][
+        0
+    ]
