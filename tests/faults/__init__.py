@@ -1,0 +1,8 @@
+"""What breaks Rollcall on purpose, and what tells whether it held.
+
+harness    a site without HTTP: files posted, worker processes started, killed, frozen
+oracle     what must stand in the tables, in plain Python
+proxy      a TCP proxy that cuts, swallows and delays what goes to Postgres
+runner     the worker process, with small Parts
+chaos      everything at once, for as long as one likes: python -m faults.chaos SEED SECONDS
+"""

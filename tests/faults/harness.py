@@ -1,0 +1,234 @@
+"""A site without HTTP: files posted into it, imports carried in this process, worker processes to hurt.
+
+Whoever waits here waits for a condition, with a deadline. Assumes a migrated database of the test's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+
+from rollcall import imports, pipeline
+from rollcall.database import Database, connect
+from rollcall.imports import Import
+from rollcall.options import Options
+from rollcall.receive import receive
+from rollcall.records import parts
+from rollcall.settings import Settings
+from rollcall.storage import Store
+
+RUNNER = Path(__file__).with_name("runner.py")
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], Awaitable[T | None]], seconds: float, what: str) -> T:
+    """The first true answer. Fails after so many seconds; a database that is away meanwhile is waited for."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if answer := await condition():
+                return answer
+        except psycopg.OperationalError:
+            if time.monotonic() > end:
+                raise
+        assert time.monotonic() < end, f"after {seconds:g} s still not: {what}"
+        await asyncio.sleep(0.01)
+
+
+@contextmanager
+def part_records(count: int) -> Iterator[None]:
+    """Parts of at most so many Records, in this process."""
+    defaults = parts.__kwdefaults__
+    assert defaults is not None
+    before = defaults["part_records"]
+    defaults["part_records"] = count
+    try:
+        yield
+    finally:
+        defaults["part_records"] = before
+
+
+@dataclass(frozen=True)
+class Site:
+    """A database and a store."""
+
+    url: str
+    folder: Path
+    database: Database
+    store: Store
+
+    async def post(self, source: str, data: bytes, **options: str) -> UUID:
+        """Queue an import, as an upload of one Segment does."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield data
+
+        return await receive(
+            body(),
+            database=self.database,
+            store=self.store,
+            wish=lambda: (source, Options.parse(options)),
+            segment_bytes=None,
+        )
+
+    async def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """On a connection of its own, so that no pool hides what became of the database."""
+        async with await connect(self.url, "test") as tx:
+            cursor = await tx.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def show(self, job_id: UUID) -> Import:
+        async with await connect(self.url, "test") as tx:
+            job = await imports.show(tx, job_id)
+        assert job is not None
+        return job
+
+    async def shares(self, job_id: UUID, *, at_least: int = 0, attempt: int = 0) -> int:
+        """How many Shares are committed, by this attempt and later ones; 0 while they are fewer than `at_least`."""
+        rows = await self.query(
+            "select count(*) from rollcall.import_parts where import_id = %s and attempt >= %s", job_id, attempt
+        )
+        return int(rows[0][0]) if rows[0][0] >= at_least else 0
+
+    async def final(self, job_id: UUID, seconds: float = 30.0) -> Import:
+        """The import, once nothing more happens to it."""
+
+        async def look() -> Import | None:
+            job = await self.show(job_id)
+            return job if job.state in imports.FINAL else None
+
+        return await until(look, seconds, f"{job_id} is final")
+
+    async def idle(self, seconds: float = 30.0) -> None:
+        """Wait until no import is open."""
+
+        async def look() -> bool:
+            rows = await self.query("select from rollcall.imports where state in ('queued', 'running')")
+            return not rows
+
+        await until(look, seconds, "no import is open")
+
+    async def claim(self, worker: int = 1) -> Import:
+        """The next import, as a worker claims it."""
+        async with await connect(self.url, "test") as tx:
+            job = await imports.claim(tx, worker, large=True)
+        assert job is not None
+        return job
+
+    async def take(self, job_id: UUID, worker: int = 1, *, counted: bool = False) -> Import:
+        """A running import, as another worker takes it over."""
+        async with await connect(self.url, "test") as tx:
+            held = next(each for each in await imports.look(tx, 0, [], 20.0) if each.id == job_id)
+            job = await imports.take(tx, worker, held, counted=counted)
+        assert job is not None
+        return job
+
+    async def carry(self, job: Import, *, lanes: int = 2, draining: asyncio.Event | None = None) -> Import:
+        """Carry a claimed import in this process; how it stands then."""
+        await pipeline.carry(
+            job, database=self.database, store=self.store, lanes=lanes, draining=draining or asyncio.Event()
+        )
+        return await self.show(job.id)
+
+    async def load(self, source: str, data: bytes, **options: str) -> Import:
+        """Post, claim and carry."""
+        await self.post(source, data, **options)
+        return await self.carry(await self.claim())
+
+    async def retry(self, job_id: UUID) -> None:
+        """What retry does, by hand."""
+        await self.query(
+            """update rollcall.imports set state = 'queued', error_code = null, error_message = null, crashes = 0,
+                      total = null, finished_at = null where id = %s and state in ('failed', 'cancelled')""",
+            job_id,
+        )
+
+    def settings(self, **changed: Any) -> Settings:
+        """Of a worker in this process."""
+        return Settings(data_dir=self.folder, worker_poll_interval=50, **changed)
+
+    def worker(self, *, records: int = 500, haste: float = 5.0, once: bool = False) -> Worker:
+        """Start a worker process; `haste` divides the times after which it judges others to be dead."""
+        return Worker(self, records, haste, once)
+
+
+@asynccontextmanager
+async def site(url: str, folder: Path, *, through: str | None = None) -> AsyncIterator[Site]:
+    """A site on a migrated database, its files in the folder. What carries imports connects by `through`, if given."""
+    async with Database(through or url) as database:
+        yield Site(url, folder, database, Store(folder / "store"))
+
+
+class Worker:
+    """A worker process and what it logs. Ended with the block at the latest, by kill -9."""
+
+    def __init__(self, place: Site, records: int, haste: float, once: bool) -> None:
+        self._log = (place.folder / f"worker-{time.monotonic_ns()}.log").open("w+b")
+        environment = os.environ | {
+            "DATABASE_URL": place.url,
+            "DATA_DIR": str(place.folder),
+            "WORKER_POLL_INTERVAL": "50" if haste > 1 else "500",
+        }
+        command = [sys.executable, str(RUNNER), str(records), str(haste), *(["--once"] if once else [])]
+        self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.send(signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        if self.status is None:
+            self._process.send_signal(number)
+
+    async def exited(self, seconds: float) -> int:
+        """Its exit status, once it has one."""
+
+        async def look() -> bool:
+            return self.status is not None
+
+        await until(look, seconds, f"worker {self.pid} has exited; its log ends {self.said()[-500:]}")
+        assert self.status is not None
+        return self.status
+
+    def said(self) -> str:
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What it logged under this name."""
+        lines = [json.loads(line) for line in self.said().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["event"] == name]
+
+    async def ready(self, seconds: float = 20.0) -> int:
+        """Its number, once it has introduced itself."""
+
+        async def look() -> list[dict[str, Any]]:
+            assert self.status is None, self.said()
+            return self.events("worker.ready")
+
+        return int((await until(look, seconds, "a worker is ready"))[0]["worker"])
