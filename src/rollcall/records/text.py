@@ -42,6 +42,7 @@ _MAGIC: Final = (
     (b"PAR1", "a Parquet file: export the contacts as CSV UTF-8"),
     (b"SQLite format 3\0", "an SQLite database: export the contacts as CSV UTF-8"),
     (b"\x89PNG", "a picture"),
+    (b"\xc2\x89PNG", "a picture"),  # sent as text, by a client that took it for one
     (b"GIF8", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
     (b"\x7fELF", "a program"),
