@@ -78,11 +78,21 @@ def parse(part: Slice, plan: Plan) -> Batch:
 
 
 def keys(head: bytes, whole: bool) -> list[str]:
-    """The keys of the first Records of a file that begins like this, in order of appearance.
+    """The keys of the first 1,000 Records of a file that begins like this, in order of appearance.
 
-    `head`: decoded bytes; `whole`: these are all of them. Raises what `scan` raises.
+    `head`: decoded bytes; `whole`: these are all of them. Raises what `scan` and `parse` raise, and NoRecords for an
+    empty array.
     """
-    return objects.keys(_scan([head]) if whole else _begun(head))
+    found: dict[str, None] = {}
+    number = 0
+    for number, raw in enumerate(objects.sampled(_scan([head]) if whole else _begun(head)), 1):
+        try:
+            found |= dict.fromkeys(objects.keys(raw))
+        except orjson.JSONDecodeError as error:
+            raise InvalidJson(f"Record {number}: It is not valid JSON: {objects.reason(error)}.") from error
+    if whole and not number:
+        raise NoRecords("The array of records is empty.")
+    return list(found)
 
 
 def _begun(head: bytes) -> Iterator[Slice]:
@@ -90,7 +100,7 @@ def _begun(head: bytes) -> Iterator[Slice]:
 
     def blocks() -> Iterator[bytes]:
         yield head
-        raise EOFError
+        raise EOFError  # the scan asks for more
 
     with suppress(EOFError):
         yield from _scan(blocks())
@@ -225,8 +235,10 @@ def _judge(member: bytes, data_read: bool, end: int) -> None:
         return
     try:
         objects.check(b"{" + member + b"}" if member.strip(SPACE) else b"")
-    except ValueError as fault:
-        raise InvalidJson(f"What stands before byte {end} is not a member of a JSON object: {fault}.") from fault
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(
+            f"What stands before byte {end} is not a member of a JSON object: {objects.reason(error)}."
+        ) from error
 
 
 def _is_data(key: re.Match[bytes] | None) -> bool:

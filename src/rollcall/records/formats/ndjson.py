@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 import orjson
@@ -21,11 +22,15 @@ def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
 
 
 def keys(head: bytes, whole: bool) -> list[str]:
-    """The keys of the first Records of a file that begins like this, in order of appearance.
+    """The keys of the first 1,000 Records of a file that begins like this, in order of appearance.
 
     `head`: decoded bytes; `whole`: these are all of them.
     """
-    return objects.keys(_scan([head if whole else head[: head.rfind(b"\n") + 1]]))
+    found: dict[str, None] = {}
+    for raw in objects.sampled(_scan([head if whole else head[: head.rfind(b"\n") + 1]])):
+        with suppress(orjson.JSONDecodeError):
+            found |= dict.fromkeys(objects.keys(raw))
+    return list(found)
 
 
 def looks_like_ndjson(head: bytes) -> bool:

@@ -8,8 +8,7 @@ Fault. Nothing here recurses, and of a key that stands twice the last one wins.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -80,20 +79,25 @@ def cells(raw: bytes, plan: Plan) -> list[str]:
     return [value if isinstance(value, str) else "" if value is None else _json(value) for value in values]
 
 
-def keys(slices: Iterable[Slice]) -> list[str]:
-    """The keys of the first 1,000 Records, in order of appearance."""
-    found: dict[str, None] = {}
-    for raw in islice((piece.raw(index) for piece in slices for index in range(len(piece))), SAMPLED_RECORDS):
-        with suppress(orjson.JSONDecodeError):
-            record, _, _ = _judged(raw)
-            if isinstance(record, dict):
-                found |= dict.fromkeys(record)
-    return [key for key in found if "\0" not in key]
+def sampled(slices: Iterable[Slice]) -> Iterator[bytes]:
+    """The first 1,000 Records."""
+    return islice((piece.raw(index) for piece in slices for index in range(len(piece))), SAMPLED_RECORDS)
+
+
+def keys(raw: bytes) -> list[str]:
+    """One Record's keys, but for those that Postgres cannot hold. Raises JSONDecodeError."""
+    record, _, _ = _judged(raw)
+    return [key for key in record if "\0" not in key] if isinstance(record, dict) else []
 
 
 def check(text: bytes) -> None:
-    """Raise a ValueError that says why, unless this is JSON; whether it can be stored does not matter."""
+    """Raise JSONDecodeError unless this is JSON; whether it can be stored does not matter."""
     _judged(text)
+
+
+def reason(error: orjson.JSONDecodeError) -> str:
+    """What is wrong and where in the text, without the text."""
+    return f"{error.msg} (character {error.pos + 1})"
 
 
 def _contact(raw: bytes, mapping: Mapping, mapped: set[str], nuls: bool) -> tuple[Any, Any, bytes] | Fault:
@@ -104,7 +108,7 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str], nuls: bool) -> tupl
         try:
             record, _, code = _judged(raw)
         except orjson.JSONDecodeError as error:
-            return Fault("invalid_json", value=f"{error.msg} (character {error.pos + 1})")
+            return Fault("invalid_json", value=reason(error))
         if code:
             return Fault(code)
     if type(record) is not dict:
@@ -184,7 +188,7 @@ def _fits(text: bytes) -> bool:
 def _judged(raw: bytes) -> tuple[Any, bytes, str | None]:
     """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that Fault's code.
 
-    Numbers come as floats, for `_restore` to put right. Raises JSONDecodeError for what is not JSON.
+    Numbers may come as floats, for `_restore` to put right. Raises JSONDecodeError for what is not JSON.
     """
     text, code = raw, None
     try:
@@ -194,8 +198,13 @@ def _judged(raw: bytes) -> tuple[Any, bytes, str | None]:
     whole = _ESCAPE.sub(lambda escape: rb"\u003f" if escape[1] else escape[0], text)
     if whole != text:
         text, code = whole, code or "lone_surrogate"
-    numbers = _TOKEN.sub(lambda word: b"0.0" if _NUMBER.fullmatch(word[0]) else word[0], text)
-    return orjson.loads(numbers), text, code
+    return orjson.loads(_TOKEN.sub(_as_small_float, text)), text, code
+
+
+def _as_small_float(token: re.Match[bytes]) -> bytes:
+    """A number becomes a float that orjson can hold, as long as it was: errors keep their place."""
+    word = token[0]
+    return b"0.".ljust(len(word), b"0") if len(word) > 2 and _NUMBER.fullmatch(word) else word
 
 
 def _restore(record: dict[str, Any], raw: bytes) -> None:
