@@ -26,8 +26,6 @@ BRIEF = re.compile(
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$", re.DOTALL
 )
 
-READ_FORMATS = {".csv", ".json", ".ndjson", ".gz", ".zst", ".bin"}
-
 OURS: dict[str, str | tuple[int, int, int]] = {
     # refused, with this code
     "gz_truncated_trailer.csv.gz": "ARCHIVE_TRUNCATED",
@@ -89,11 +87,13 @@ def outcomes(data: bytes) -> dict[int, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("case", lines("hostile"), ids=lambda case: case["file"])
+NOT_READ_YET = {".xlsx", ".vcf"}
+HOSTILE = [case for case in lines("hostile") if case["file"] in OURS or Path(case["file"]).suffix not in NOT_READ_YET]
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case["file"])
 def test_hostile_files_end_as_expected(case: dict[str, Any]) -> None:
     file = CORPORA / "hostile" / case["file"]
-    if file.suffix not in READ_FORMATS and case["file"] not in OURS:
-        pytest.skip("a format that is not read yet")
     expected = OURS.get(case["file"]) or (case["accepted"], case["rejected"], case["duplicates"])
     emails, rejected = [], 0
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from rollcall.errors import BadMapping, NoEmailColumn, UnknownFormat, Unreadable
-from rollcall.records import Mapping, Plan, inspect, parts
+from rollcall.records import Mapping, Plan, cells, inspect, parts
 
 CSV = b"name,email\nAnn,ann@example.com\n"
 ANN = b'{"name":"Ann","email":"ann@example.com"}'
@@ -179,3 +179,12 @@ def test_a_bad_record_is_rejected_alone_with_its_code(what: str) -> None:
 def test_a_missing_key_is_told_with_the_keys_seen() -> None:
     with pytest.raises(NoEmailColumn, match='The columns are "name", "phone"'):
         inspect(io.BytesIO(b'[{"name":"Ann","phone":1}]'))
+
+
+def test_a_rejected_record_can_be_shown_in_the_files_own_columns() -> None:
+    csv = inspect(io.BytesIO(b"name,email,phone\nAnn,ann@example.com,1\n"))
+    json_ = inspect(io.BytesIO(b"[" + ANN + b"]"))
+
+    assert cells(b'"Ann, Lee",ann@', csv) == ["Ann, Lee", "ann@", ""]
+    assert cells(b'{"email":"ann@","name":7}', json_) == ["7", "ann@"]
+    assert cells(b"\xff{broken", json_) == ["", ""]

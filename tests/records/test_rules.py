@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rollcall.records.formats import reader
 from rollcall.records.formats.reader import Batch, Fault
 from rollcall.records.rules import CODES, judge, message
 
@@ -121,6 +123,14 @@ def test_the_pattern_is_the_briefs(email: str) -> None:
     trimmed = email.strip(" \n")
 
     assert (verdict("Ann", email) is None) == (BRIEF.fullmatch(trimmed) is not None)
+
+
+def test_readers_find_only_what_can_be_said() -> None:
+    sources = [file.read_text() for file in Path(reader.__file__).parent.glob("*.py")]
+    found = {code for source in sources for code in re.findall(r'Fault\(\s*"(\w+)"', source)}
+
+    assert "stray_quote" in found
+    assert found <= set(CODES)
 
 
 def test_every_code_says_what_to_do() -> None:

@@ -6,6 +6,8 @@ deals as the one before it did.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -52,22 +54,20 @@ def fold(rows: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Ta
 
 def _merged(attributes: Column, order: Indices, firsts: Indices, lasts: Indices) -> Column:
     """The attributes of each key; `order[firsts[key] : lasts[key] + 1]` are its Records."""
-    merged = attributes.take(order[lasts])
-    repeated = lasts > firsts
-    texts = [
-        _merge(attributes.take(order[first : last + 1]).to_pylist())
-        for first, last in zip(firsts[repeated], lasts[repeated], strict=True)
-    ]
-    return pc.replace_with_mask(merged, pa.array(repeated), pa.array(texts, pa.string()))
+    counts = lasts - firsts + 1
+    repeated = counts > 1
+    texts = iter(attributes.take(order[np.repeat(repeated, counts)]).to_pylist())
+    merged = [_merge(islice(texts, count)) for count in counts[repeated].tolist()]
+    return pc.replace_with_mask(attributes.take(order[lasts]), pa.array(repeated), pa.array(merged, pa.string()))
 
 
-def _merge(texts: list[str]) -> str:
+def _merge(texts: Iterable[str]) -> str:
     """JSON objects as one, the later value of a key winning.
 
     Joined as text: no number is read and written again, so none changes. A key may stand twice; jsonb, like every
     JSON reader here, takes the later one. Of equal texts only the last says anything.
     """
-    bodies = [text.strip()[1:-1].strip() for text in reversed(dict.fromkeys(reversed(texts)))]
+    bodies = [text.strip()[1:-1].strip() for text in reversed(dict.fromkeys(reversed(list(texts))))]
     return "{" + ",".join(filter(None, bodies)) + "}"
 
 
