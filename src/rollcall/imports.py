@@ -175,13 +175,19 @@ async def claim(tx: Connection, worker: int, *, large: bool) -> Import | None:
                    update rollcall.imports i
                       set state = 'running', attempt = attempt + 1, worker = %(worker)s,
                           started_at = coalesce(started_at, clock_timestamp())
-                     from pick where i.id = pick.id returning i.id""",
+                     from pick where i.id = pick.id returning i.id, i.attempt""",
                 {"worker": worker, "large": large, "size": LARGE_BYTES},
             )
         ).fetchone()
     except psycopg.errors.UniqueViolation:
         return None
-    return await show(tx, row[0]) if row else None
+    return await _won(tx, *row) if row else None
+
+
+async def _won(tx: Connection, job_id: UUID, attempt: int) -> Import | None:
+    """What was claimed or taken, if it still is: who was frozen before this look must not see another's attempt."""
+    job = await show(tx, job_id)
+    return job if job is not None and job.attempt == attempt else None
 
 
 @dataclass(frozen=True)
@@ -254,7 +260,7 @@ async def take(tx: Connection, worker: int, seen: Held, *, counted: bool) -> Imp
                       rollcall.account(%(id)s) p
                 where i.id = %(id)s and i.attempt = %(seen)s and i.state = 'running'
                   and (select beat from rollcall.workers w where w.seq = i.worker) is not distinct from %(beat)s
-            returning i.id""",
+            returning i.id, i.attempt""",
             {
                 "me": worker,
                 "id": seen.id,
@@ -265,7 +271,7 @@ async def take(tx: Connection, worker: int, seen: Held, *, counted: bool) -> Imp
             },
         )
     ).fetchone()
-    return await show(tx, row[0]) if row else None
+    return await _won(tx, *row) if row else None
 
 
 async def freeze(tx: Connection, job: Import, plan: dict[str, Any]) -> bool:

@@ -30,8 +30,8 @@ from rollcall.records import fold
 PATIENCE_SECONDS = 300.0
 """How long a database may be away before the work is given back."""
 PAUSE_SECONDS = (0.05, 0.3)
-DESK = 9
-"""The lane number under which an import's single statements run."""
+DESK = 99
+"""The lane number under which an import's single statements run; no Lane has it."""
 
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
@@ -152,10 +152,8 @@ class Lane:
                 raise error
             case "locked":
                 await end_others(self._connection, self._job, self._number)
-            case "lost":
+            case "lost" | "again":  # dialling may have come half way only
                 await self._hang_up()
-            case "again":
-                pass
         log.info("lane.again", import_id=str(self._job.id), lane=self._number, sqlstate=error.sqlstate)
 
     async def _hang_up(self) -> None:

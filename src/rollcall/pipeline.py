@@ -12,6 +12,7 @@ done is not done again. No SQL, no parsing and no HTTP here.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from rollcall.storage import Segment, Store
 from rollcall.telemetry import where
 
 REWINDS_MAX = 20
+REST_SECONDS = 5.0
 log = structlog.get_logger()
 
 
@@ -65,6 +67,8 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
         log.info("import.fenced", import_id=str(job.id), attempt=job.attempt)
     except (Draining, Unavailable) as stop:
         log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
+        if isinstance(stop, Unavailable):
+            await rest(draining)
         await settle(database, job, lambda tx: imports.release(tx, job))
     except Unreadable as fault:
         await fail(database, job, fault.code, str(fault))
@@ -103,6 +107,7 @@ async def check(cargo: Cargo, plan: Plan) -> None:
             await rejects.clear(tx, job.id)
             async with reading(cargo.store, cargo.segments, plan, after=0, draining=cargo.draining) as coming:
                 async for part in coming:
+                    await imports.fence(tx, job)  # a transaction in which nothing is said for 30 s is ended
                     total, rejected = part.last, rejected + part.rejects.num_rows
                     if part.rejects.num_rows:
                         await rejects.add(tx, job.id, part.rejects)
@@ -163,6 +168,12 @@ async def close(cargo: Cargo, total: int) -> None:
             return
         case _:
             raise Fenced
+
+
+async def rest(draining: asyncio.Event) -> None:
+    """Before an import is let go that could not be worked on: who takes it next, at once, meets the same trouble."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(draining.wait(), REST_SECONDS)
 
 
 async def fail(database: Database, job: Import, code: str, message: str) -> None:

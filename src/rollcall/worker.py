@@ -71,7 +71,7 @@ class Worker:
             while True:
                 try:
                     control = self._control or await self._dial()
-                    if await self._turn(control):
+                    if control is None or await self._turn(control):
                         break
                 except psycopg.Error as error:
                     if (found := meaning(error, self._control)) == "fault":
@@ -100,11 +100,11 @@ class Worker:
             pass
         return False
 
-    async def _dial(self) -> Connection:
-        """Connect, lock, beat, listen; for as long as patience lasts."""
+    async def _dial(self) -> Connection | None:
+        """Connect, lock, beat, listen; for as long as patience lasts. None when it is to stop before that."""
         self._seen.clear()
         since = time.monotonic()
-        while True:
+        while not self._draining.is_set():
             try:
                 self._control = await self._introduce()
             except psycopg.Error as error:
@@ -114,6 +114,7 @@ class Worker:
                 await asyncio.sleep(REDIAL_SECONDS)
             else:
                 return self._control
+        return None
 
     async def _introduce(self) -> Connection:
         if not self._number:
@@ -192,8 +193,9 @@ class Worker:
                 lanes=self._settings.loaders,
                 draining=self._draining,
             )
-        except DatabaseDown:
-            log.error("import.stranded", import_id=str(job.id), attempt=job.attempt)
+        except Exception as error:  # the database is away for long, or refuses for good to have it ended
+            log.error("import.stranded", import_id=str(job.id), attempt=job.attempt, error=type(error).__name__)
+            await pipeline.rest(self._draining)
         finally:
             del self._slots[str(job.id), job.attempt]
 

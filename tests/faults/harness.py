@@ -116,7 +116,7 @@ class Site:
         """Wait until no import is open."""
 
         async def look() -> bool:
-            rows = await self.query("select from rollcall.imports where state in ('queued', 'running')")
+            rows = await self.query("select id from rollcall.imports where state in ('queued', 'running')")
             return not rows
 
         await until(look, seconds, "no import is open")
