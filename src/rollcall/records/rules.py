@@ -26,7 +26,7 @@ EMAIL_PATTERN = (
 )
 """The brief's pattern, its look-aheads written out because RE2 has none: no dot comes first and none after another."""
 
-CONTROL_PATTERN = r"[\x00-\x1f\x7f]"
+CONTROL_PATTERN = r"[\x00-\x08\x0e-\x1f\x7f]"  # a tab or a line break in a cell is a blank, and people type them
 
 CODES = {
     "required": "The {field} is missing. Every record needs a name and an email.",
@@ -35,7 +35,7 @@ CODES = {
     "email_invalid": "The email is not a valid address such as ann@example.com. Correct it.",
     "name_empty": "The name is empty. Fill it in.",
     "name_too_long": f"The name is longer than {NAME_LENGTH_MAX} characters. Shorten it.",
-    "control_character": "The {field} contains a control character, such as a line break or a tab. Remove it.",
+    "control_character": "The {field} contains a control character, such as NUL or escape. Remove it.",
     "invalid_type": "The {field} has the wrong type. A name and an email are text, a record is a JSON object.",
     "invalid_utf8": "The {field} is not valid UTF-8. Save the file as UTF-8 and send it again.",
     "lone_surrogate": "The {field} contains half of a character (a lone surrogate). Remove it.",
