@@ -10,7 +10,7 @@ retried here. An import and a Reject are the JSON objects that the service answe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -98,7 +98,7 @@ class Client:
         response = await self._ask("GET", f"/imports/{quote(job_id, safe='')}/rejects", params={"limit": str(limit)})
         return list(response.json()["rejects"])
 
-    async def rejects(self, job_id: str, form: str) -> AsyncIterator[bytes]:
+    async def rejects(self, job_id: str, form: str) -> AsyncGenerator[bytes, None]:
         """All Rejects as a `csv` or `ndjson` file, block by block."""
         path, params = f"/imports/{quote(job_id, safe='')}/rejects", {"format": form}
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 
 from rollcall.cli import show
@@ -31,10 +32,9 @@ def rejects(job_id: str, form: str, output: Path | None, url: str) -> None:
     """Write all Rejects of an import to a new file, or to stdout. Raises FileExistsError."""
 
     async def ask() -> None:
-        async with Client(url) as service:
-            coming = service.rejects(job_id, form)
+        async with Client(url) as service, aclosing(service.rejects(job_id, form)) as coming:
             first = await anext(coming, b"")  # refused requests leave no file behind
-            with output.open("xb") if output else sys.stdout.buffer as out:
+            with output.open("xb") if output else nullcontext(sys.stdout.buffer) as out:
                 out.write(first)
                 async for block in coming:
                     out.write(block)

@@ -8,13 +8,13 @@ uses the same database goes on with it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from uuid import UUID
@@ -84,7 +84,7 @@ class Here:
         assert isinstance(page, reject_answers.RejectsShown)
         return [reject.model_dump(by_alias=True) for reject in page.rejects]
 
-    async def rejects(self, job_id: str, form: Literal["csv", "ndjson"]) -> AsyncIterator[bytes]:
+    async def rejects(self, job_id: str, form: Literal["csv", "ndjson"]) -> AsyncGenerator[bytes, None]:
         answer = await reject_answers.show(self._service, UUID(job_id), format=form)
         assert isinstance(answer, StreamingResponse)
         async for block in answer.body_iterator:
@@ -169,12 +169,13 @@ async def _follow(service: Client | Here, job_id: str, moved: show.Moved) -> dic
     return job
 
 
-async def _keep(file: Path, coming: AsyncIterator[bytes]) -> Path:
+async def _keep(file: Path, rejects: AsyncGenerator[bytes, None]) -> Path:
     """Write the Rejects to a new file in the current directory, or where temporary files go; its path."""
     path, out = _new_file(f"{file.name}.rejects")
-    with out:
-        async for block in coming:
-            out.write(block)
+    async with aclosing(rejects) as coming:
+        with out:
+            async for block in coming:
+                out.write(block)
     return path
 
 
@@ -187,6 +188,6 @@ def _new_file(stem: str) -> tuple[Path, BinaryIO]:
     folder = Path() if os.access(Path(), os.W_OK) else Path(tempfile.gettempdir())
     for number in itertools.count(1):
         path = folder / (f"{stem}.csv" if number == 1 else f"{stem}.{number}.csv")
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             return path, path.open("xb")
     raise AssertionError
