@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollcall.records.formats import ndjson, stretches
@@ -43,6 +43,7 @@ LINE = st.sampled_from(
 SPLIT = st.lists(st.integers(0, 1 << 16), max_size=8)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LINE, st.sampled_from([b"\n", b"\r\n"]))), LINE, st.booleans(), SPLIT)
 @example([], GOOD, True, [1, 2, 3])
 def test_every_line_that_is_not_blank_is_a_record(
@@ -55,6 +56,7 @@ def test_every_line_that_is_not_blank_is_a_record(
     assert [index not in faults for index in range(len(lines))] == [line == GOOD for line in lines]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), max_size=6), SPLIT)
 def test_long_lines_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -33,7 +33,7 @@ DEPTH_MAX: Final = 1_000
 PIECE_BYTES: Final = 256 << 10
 """So much is looked at together: what numpy makes of it stays in the processor's cache."""
 
-_MARKS: Final = bytes(byte if byte in b'"{}[],' else 0 for byte in range(256))
+_MARKS: Final = bytes(byte in b'"{}[],' for byte in range(256))
 _STEPS: Final = np.array([(byte in b"{[") - (byte in b"}]") for byte in range(256)])
 _QUOTE, _COMMA, _OPENING, _CLOSING = b'",[]'
 _KEY = re.compile(rb'[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
@@ -125,7 +125,7 @@ def _pieces(blocks: Iterable[bytes]) -> Iterator[Piece]:
     offset, depth, quoted = 0, 0, np.uint8(0)
     for data in _small(blocks):
         plain = data.replace(rb"\\", b"__").replace(rb"\"", b"__") if b"\\" in data else data
-        at = np.flatnonzero(np.frombuffer(plain.translate(_MARKS), np.uint8))
+        at = np.flatnonzero(np.frombuffer(plain.translate(_MARKS), np.bool_))
         kind = np.frombuffer(plain, np.uint8)[at]
         quotes = kind == _QUOTE
         inside = (np.cumsum(quotes, dtype=np.uint8) + quoted) & 1

@@ -25,6 +25,9 @@ VALUE_SHOWN: Final = 200
 INTEGER_DIGITS_MAX, FRACTION_DIGITS_MAX = 131_072, 16_383
 """What Postgres' numeric can hold, and so its jsonb."""
 
+ZEROS_MAX: Final = 1 << 20
+"""So many zeros may stand behind the exponents of one Record: jsonb writes them all out when it is read."""
+
 _PLAIN = frozenset({str, int, bool, type(None)})
 """Types that leave orjson as they came; a float may not (1.00 → 1.0, thirty digits → 1e+30)."""
 
@@ -168,21 +171,23 @@ def _unstorable(rest: dict[str, Any]) -> Fault | None:
             return Fault("nul_character", key[:VALUE_SHOWN], _shown(text))
         if isinstance(value, orjson.Fragment) and not _fits(text):
             return Fault("number_out_of_range", key[:VALUE_SHOWN], _shown(text))
-    return None
+    return None if _fits(orjson.dumps(rest)) else Fault("number_out_of_range")
 
 
 def _fits(text: bytes) -> bool:
-    """Whether Postgres can hold every number of this JSON."""
+    """Whether Postgres can hold, and write out, every number of this JSON."""
     if len(text) < FRACTION_DIGITS_MAX - 999 and not _LONG_EXPONENT.search(text):
         return True
+    zeros = 0
     for number in filter(None, map(_NUMBER.fullmatch, _TOKEN.findall(text))):
         integer, fraction, exponent = number.groups(b"")
         if len(exponent) > 7:
             return False
         shift = int(exponent or 0)
+        zeros += abs(shift)
         if len(integer) + shift > INTEGER_DIGITS_MAX or len(fraction) - shift > FRACTION_DIGITS_MAX:
             return False
-    return True
+    return zeros <= ZEROS_MAX
 
 
 def _judged(raw: bytes) -> tuple[Any, bytes, str | None]:
