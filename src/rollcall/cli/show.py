@@ -106,7 +106,7 @@ def console() -> Console:
 
 def table(*heads: str, numbers: Collection[str]) -> Table:
     """A table without lines; `numbers` are aligned to the right."""
-    made = Table(box=None, padding=(0, 2, 0, 0))
+    made = Table(box=None, padding=(0, 1), pad_edge=False)
     for head in heads:
         number = head in numbers
         made.add_column(head, justify="right" if number else "left", no_wrap=number or head == "jobId", overflow="fold")

@@ -1,0 +1,162 @@
+"""What is written for people is what the code has: nothing missing, nothing that is gone.
+
+`python tests/test_docs.py > docs/commands.md` writes the reference of the commands anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import rollcall
+from rollcall.cli import app
+from rollcall.errors import RollcallError
+from rollcall.options import NAMES
+from rollcall.records.rules import CODES
+from rollcall.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+COMMANDS = ("up", "import", "check", "status", "rejects", "api", "worker", "migrate")
+NEVER_SHOWN = {"REFUSED", "CONFLICT", "STOPPED", "DRAINING", "FENCED"}
+"""A family's name, one for later, and signals between the worker's own parts."""
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found is not None, title
+    return found[1]
+
+
+def first_cells(text: str) -> set[str]:
+    """What stands in backticks in the first column of the tables."""
+    return set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+
+
+def modules() -> Iterator[str]:
+    for found in pkgutil.walk_packages(rollcall.__path__, "rollcall."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+        yield found.name
+
+
+def tree(family: type[RollcallError]) -> Iterator[type[RollcallError]]:
+    yield family
+    for child in family.__subclasses__():
+        yield from tree(child)
+
+
+def commands() -> str:
+    lines = ["# Commands", "", "As `--help` says it. Settings, exit statuses and examples of HTTP are in the README."]
+    for command in COMMANDS:
+        shown = CliRunner().invoke(app, [command, "--help"], prog_name="rollcall", terminal_width=100)
+        lines += ["", f"## rollcall {command}", "", "```", shown.stdout.strip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def test_settings() -> None:
+    assert first_cells(section("Settings")) == {name.upper() for name in Settings.model_fields}
+    for name, setting in Settings.model_fields.items():
+        row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\| ", section("Settings"), re.MULTILINE)
+        assert row is not None
+        default = "" if setting.default is None or setting.default_factory else str(setting.default)
+        assert row[1] == (default.lower() if isinstance(setting.default, bool) else default)
+
+
+def test_reject_codes() -> None:
+    assert first_cells(section("The account")) - {
+        "created",
+        "updated",
+        "unchanged",
+        "skipped",
+        "duplicate",
+        "rejected",
+    } == {*CODES}
+
+
+def test_error_codes() -> None:
+    list(modules())
+    known = {error.code for error in tree(RollcallError)} - NEVER_SHOWN
+    assert (
+        set(re.findall(r"`([A-Z][A-Z_]{5,})`", section("Errors"))) - {name.upper() for name in Settings.model_fields}
+        == known
+    )
+
+
+def test_statuses_of_refusals() -> None:
+    statuses = {error.code: error.status for error in tree(RollcallError)}
+    for code, status in re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", section("Errors"), re.MULTILINE):
+        assert statuses[code] == int(status)
+
+
+def test_options() -> None:
+    assert first_cells(section("Run the service")) == {"source", "useResumable", *NAMES}
+
+
+def test_commands() -> None:
+    named = {cell.split()[1] for cell in first_cells(section("Commands"))}
+    assert named == {info.name or (info.callback and info.callback.__name__) for info in app.registered_commands}
+    assert named == set(COMMANDS)
+
+
+def test_reference_of_commands() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == commands(), (
+        "python tests/test_docs.py > docs/commands.md"
+    )
+
+
+def test_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {match[0] for each in project["dependencies"] if (match := re.match(r"[\w-]+", each))}
+    assert first_cells(ARCHITECTURE) == needed
+
+
+def test_modules_of_the_architecture() -> None:
+    package = ROOT / "src" / "rollcall"
+    for path in re.findall(r"`?([a-z_]+(?:/[a-z_]*)*(?:\.py|/))", ARCHITECTURE):
+        assert (package / path).exists(), path
+    floors = ARCHITECTURE[: ARCHITECTURE.index("## The way")]
+    for module in {name.split(".")[1] for name in modules()}:
+        assert re.search(rf"\b{module}\b", floors), module
+
+
+def test_floors_are_those_of_the_contract() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = next(each["layers"] for each in contract if each["type"] == "layers")
+    named = {module for layer in layers for module in re.split(r"[ |:]+", layer)}
+    assert named == {name.split(".")[1] for name in modules()}
+
+
+def test_changelog_knows_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
+    assert released[0] == rollcall.__version__
+    assert changelog.index("## Unreleased") < changelog.index(f"## {released[0]}")
+
+
+@pytest.mark.parametrize("line", re.findall(r"(?:^\$ |^\.venv/bin/|^\| `)(rollcall [^`\n]*)", README, re.MULTILINE))
+def test_commands_of_the_readme_exist(line: str) -> None:
+    words = shlex.split(line)
+    shown = CliRunner().invoke(app, [words[1], "--help"])
+    assert shown.exit_code == 0
+    assert all(word in shown.stdout for word in words if word.startswith("--"))
+
+
+def test_links_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(commands())
