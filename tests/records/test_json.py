@@ -183,6 +183,8 @@ def test_the_data_may_stand_anywhere_in_the_envelope() -> None:
         (b'{"data":1,"data":[1]}', InvalidJson, "not an array"),
         (b'{"data":[1],"data":[1]}', InvalidJson, "two members"),
         (b'{"data":[1],"x":}', InvalidJson, "before byte 16"),
+        (b'{"data":[1],}', InvalidJson, "before byte 12"),
+        (b'{"x":1,,"data":[1]}', InvalidJson, "before byte 7"),
         (b'{"x":nul,"data":[1]}', InvalidJson, "before byte 8"),
         (b'{"data":[1]', InvalidJson, "ends before its outer object"),
         (b'{"data":[1]]', InvalidJson, "wrong bracket at byte 11"),
