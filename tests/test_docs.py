@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 import rollcall
+from rollcall.app import create
 from rollcall.cli import app
 from rollcall.errors import RollcallError
 from rollcall.options import NAMES
@@ -100,7 +101,15 @@ def test_statuses_of_refusals() -> None:
 
 
 def test_options() -> None:
-    assert first_cells(section("Run the service")) == {"source", "useResumable", *NAMES}
+    cells = first_cells(section("Run the service"))
+    assert {cell for cell in cells if "/" not in cell} == {"source", "useResumable", *NAMES}
+
+
+def test_requests() -> None:
+    cells = first_cells(section("Run the service"))
+    paths = create(Settings(), database_url="").openapi()["paths"]
+    served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert {cell for cell in cells if "/" in cell} | {"POST /import"} == served
 
 
 def test_commands() -> None:

@@ -140,9 +140,10 @@ def _length(file: Path) -> str:
     return str(file.stat().st_size)
 
 
-def _refused(response: httpx.Response) -> ServiceRefused:
+def _refused(response: httpx.Response) -> ServiceRefused | ServiceDown:
+    kind = ServiceDown if response.is_server_error else ServiceRefused
     try:
         body = response.json()
-        return ServiceRefused(str(body["error"]), issues=body.get("issues"))
+        return kind(str(body["error"]), issues=body.get("issues"))
     except (ValueError, KeyError, TypeError):
-        return ServiceRefused(f"The service answered {response.status_code}, and not in Rollcall's words.")
+        return kind(f"The service answered {response.status_code}, and not in Rollcall's words.")

@@ -6,7 +6,6 @@ setting of the same name. Exit status: 0 done, 1 failed, 2 wrongly called. Error
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,8 +27,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(_say("Interrupted.")) from None
         except BrokenPipeError:
-            sys.stderr.close()  # whoever read the output has enough
-            raise typer.Exit(1) from None
+            raise  # whoever reads the output has enough; typer knows what to do
         except OSError as error:
             raise typer.Exit(_say(f"{error.filename or 'rollcall'}: {error.strerror or error}")) from None
         except Exception as error:

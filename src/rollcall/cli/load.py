@@ -25,9 +25,9 @@ from fastapi.responses import StreamingResponse
 from rollcall import imports, pipeline, telemetry, worker
 from rollcall.cli import show
 from rollcall.cli.up import database as own_database
-from rollcall.client import OPEN, Client, ServiceDown, blocks
+from rollcall.client import OPEN, Client, blocks
 from rollcall.database import Database, migrate
-from rollcall.errors import EmbeddedInUse, RollcallError
+from rollcall.errors import EmbeddedInUse, RollcallError, Unavailable
 from rollcall.options import Options
 from rollcall.receive import receive
 from rollcall.settings import Settings
@@ -38,7 +38,7 @@ from rollcall.web import rejects as reject_answers
 
 LOOK_SECONDS = 0.25
 PATIENCE_SECONDS = 60.0
-"""How long a service may be away while its import is followed."""
+"""How long a service or a database may be away while an import is followed."""
 
 
 class Interrupted(RollcallError):
@@ -159,7 +159,7 @@ async def _follow(service: Client | Here, job_id: str, moved: show.Moved) -> dic
     while job is None or job["state"] in OPEN:
         try:
             job = await service.show(job_id, wait=show.LINE_SECONDS, since=job)
-        except ServiceDown:
+        except Unavailable:
             if time.monotonic() - heard > PATIENCE_SECONDS:
                 raise
             await asyncio.sleep(LOOK_SECONDS)

@@ -177,6 +177,7 @@ def run(settings: Settings) -> None:
     finally:
         if server is not None:
             server.stop()
+    _say("Rollcall has stopped.")
 
 
 async def _supervise(settings: Settings, server: embedded.Server | None) -> None:
