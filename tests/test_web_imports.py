@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -13,8 +14,21 @@ import pytest
 from service import rows, served
 
 KEYS = [
-    *("jobId", "source", "state", "format", "counts", "total", "unprocessed", "bytes", "rate", "eta", "ahead"),
-    *("rejectsByCode", "error", "options", "plan", "attempt", "createdBy", "createdAt", "startedAt", "finishedAt"),
+    *("jobId", "source", "state", "format", "counts", "total", "unprocessed", "bytes", "sha256", "sameFileAs"),
+    *(
+        "rate",
+        "eta",
+        "ahead",
+        "rejectsByCode",
+        "error",
+        "options",
+        "plan",
+        "attempt",
+        "createdBy",
+        "createdAt",
+        "startedAt",
+        "finishedAt",
+    ),
 ]
 CSV = b"name,email\nAlice,alice@example.com\n"
 
@@ -114,6 +128,36 @@ async def test_cancelling_is_final(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{nobody}/rejects")).json()["code"] == "NOT_FOUND"
 
 
+async def test_retrying(client: httpx.AsyncClient, database_url: str) -> None:
+    location = await send(client)
+    waiting = (await client.post(f"{location}/retry")).json()
+    assert (waiting["state"], waiting["attempt"]) == ("queued", 0)
+    await client.post(f"{location}/cancel")
+    for _ in range(2):
+        answer = await client.post(f"{location}/retry")
+        assert (answer.status_code, answer.json()["state"], answer.json()["finishedAt"]) == (200, "queued", None)
+    await client.post(f"{location}/cancel")
+    execute(database_url, "delete from rollcall.segments")
+    answer = await client.post(f"{location}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (409, "OBJECT_MISSING")
+    assert "Send the file again" in answer.json()["error"]
+    assert (await client.get(location)).json()["state"] == "cancelled"
+    nobody = "/imports/00000000-0000-7000-8000-000000000000"
+    assert (await client.post(f"{nobody}/retry")).json()["code"] == "NOT_FOUND"
+
+
+async def test_a_file_that_came_before_is_named(client: httpx.AsyncClient) -> None:
+    """However it arrives, and only for the same source."""
+    resumable = {"X-Use-Resumable": "true", "Content-Type": "text/csv", "X-Source": "crm"}
+    sent = [await send(client), await send(client, "shop"), await send(client)]
+    sent.append((await client.post("/import", content=CSV, headers=resumable)).headers["location"])
+    sent.append((await client.post("/import", content=CSV + b"\n", headers=resumable)).headers["location"])
+    jobs = [(await client.get(location)).json() for location in sent]
+    sums = [hashlib.sha256(data).hexdigest() for data in (CSV, CSV + b"\n")]
+    assert [job["sha256"] for job in jobs] == [sums[0]] * 4 + [sums[1]]
+    assert [job["sameFileAs"] for job in jobs] == [None, None, jobs[0]["jobId"], jobs[2]["jobId"], None]
+
+
 async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> None:
     sent = [await send(client, source) for source in ("a", "b", "a", "a")]
     await client.post(f"{sent[0]}/cancel")
@@ -125,10 +169,18 @@ async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> Non
 
     assert await listed() == ([3, 2, 1, 0], None)
     assert await listed(source="a", state="queued") == ([3, 2], None)
+    assert await listed(state="cancelled") == ([0], None)
+    assert await listed(source="b", state="cancelled") == ([], None)
     assert await listed(source="nobody's") == ([], None)
     seen, after = await listed(limit=3)
     assert seen == [3, 2, 1]
     assert await listed(limit=3, after=after) == ([0], None)
+    assert await listed(source="a", state="queued", after=after) == ([], None)
+    seen, after = await listed(source="a", limit=2)
+    assert seen == [3, 2]
+    assert await listed(source="a", limit=2, after=after) == ([0], None)
+    for wrong in ({"state": "done"}, {"limit": 101}, {"limit": 0}, {"after": "x"}):
+        assert (await client.get("/imports", params=wrong)).json()["code"] == "INVALID_INPUT"  # type: ignore[arg-type]
 
 
 async def test_nothing_is_left_of_the_pool_when_many_wait(client: httpx.AsyncClient, database_url: str) -> None:

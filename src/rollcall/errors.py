@@ -196,12 +196,14 @@ class ReaderChanged(Unreadable):
     """This version of Rollcall reads the file differently from the one that began. Import the file again."""
 
     code = "READER_CHANGED"
+    status = 409
 
 
 class ObjectMissing(Unreadable):
     """The stored file is gone. Send the file again."""
 
     code = "OBJECT_MISSING"
+    status = 409
 
 
 class ObjectCorrupt(Unreadable):

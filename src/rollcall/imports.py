@@ -1,9 +1,10 @@
 """Imports: what was wished, how far it is, and who works on it. The table is its own queue.
 
 Every statement on `rollcall.imports` is a function here; `tx` comes first, and none of them opens or commits. Claim,
-take, release, close, fail and cancel are single statements (cancel one simple-query string): run on a connection in
-autocommit, nobody can freeze between their halves. `attempt` fences: it only rises, and whoever works under an older
-one finds no row. The reasons for each form are the holes that a prototype fell into; they are named where they matter.
+take, release, close, fail, cancel and retry are single statements (the last two one simple-query string): run on a
+connection in autocommit, nobody can freeze between their halves. `attempt` fences: it only rises, and whoever works
+under an older one finds no row. The reasons for each form are the holes that a prototype fell into; they are named
+where they matter.
 """
 
 from __future__ import annotations
@@ -43,13 +44,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Import:
-    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far."""
+    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
+
+    `sha256`: of the whole stored file. `same_file_as`: the latest import before it of the same bytes for this Source.
+    """
 
     id: UUID
     seq: int
     source: str
     upload_id: UUID
     bytes_total: int
+    sha256: bytes | None
+    same_file_as: UUID | None
     state: State
     options: dict[str, Any]
     plan: dict[str, Any] | None
@@ -81,7 +87,8 @@ class Import:
 COPY_COUNTS: LiteralString = """read = p.read, created = p.created, updated = p.updated, unchanged = p.unchanged,
        skipped = p.skipped, duplicate = p.duplicate, rejected = p.rejected"""
 SHOWN: LiteralString = """
-select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.state, i.options, i.plan, i.attempt, i.crashes, i.worker,
+select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.options, i.plan, i.attempt, i.crashes,
+       i.worker,
        coalesce(p.read, i.read)::bigint as read, coalesce(p.created, i.created)::bigint as created,
        coalesce(p.updated, i.updated)::bigint as updated, coalesce(p.unchanged, i.unchanged)::bigint as unchanged,
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
@@ -89,7 +96,9 @@ select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.state, i.options, i.
        i.total, i.error_code, i.error_message, i.created_by, i.created_at, i.started_at, i.finished_at,
        coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
-             and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead
+             and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead,
+       (select e.id from rollcall.imports e where e.source = i.source and e.sha256 = i.sha256 and e.seq < i.seq
+         order by e.seq desc limit 1) as same_file_as
   from rollcall.imports i
   left join lateral rollcall.account(i.id) p on i.state in ('queued', 'running')
 """
@@ -109,13 +118,15 @@ async def create(
     upload_id: UUID,
     bytes_total: int,
     options: dict[str, Any],
+    sha256: bytes | None = None,
     created_by: str | None = None,
 ) -> None:
     """Queue one; with its Upload's end in the same transaction. Workers are told when it commits."""
     await tx.execute(
-        """insert into rollcall.imports (id, source, upload_id, bytes_total, state, options, created_by, created_at)
-           values (%s, %s, %s, %s, 'queued', %s, %s, clock_timestamp())""",
-        (job_id, source, upload_id, bytes_total, Jsonb(options), created_by),
+        """insert into rollcall.imports
+             (id, source, upload_id, bytes_total, sha256, state, options, created_by, created_at)
+           values (%s, %s, %s, %s, %s, 'queued', %s, %s, clock_timestamp())""",
+        (job_id, source, upload_id, bytes_total, sha256, Jsonb(options), created_by),
     )
     await tx.execute("select pg_notify('rollcall', '')")
 
@@ -350,14 +361,41 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
     """End it now; what is committed stays and is counted. A final import is left as it is.
 
     One simple-query string: a single transaction with a snapshot for each statement. The first waits for Shares under
-    way (55P03 after a second), so that the second counts them; one snapshot for both would miss them.
+    way, so that the second counts them; one snapshot for both would miss them. After a second it gives up: 55P03, or
+    57014 when it waited for one Lane after the other (where they overlap, none of their waits is long, and none the last).
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(
-            "select 1 from rollcall.imports where id = %(id)s for update;"
+            "set local statement_timeout = '1s'; select 1 from rollcall.imports where id = %(id)s for update;"
             " update rollcall.imports i set state = 'cancelled', worker = null, finished_at = clock_timestamp(), "
             + COPY_COUNTS
             + " from rollcall.account(%(id)s) p where i.id = %(id)s"
             " and i.state in ('queued', 'running'); notify rollcall",
             {"id": job_id},
         )
+
+
+async def retry(tx: Connection, job_id: UUID) -> bool:
+    """Queue a failed or cancelled import again; False when it is neither, or its stored file was deleted.
+
+    It goes on after what the ledger has, by the Plan it has. When that is nothing, a new Plan is made, and the Rejects
+    of a check pass go. Locks first, as `cancel` does: a snapshot from before its end would miss the last Shares.
+    """
+    async with psycopg.AsyncClientCursor(tx) as cursor:
+        await cursor.execute(
+            """select 1 from rollcall.imports where id = %(id)s and state in ('failed', 'cancelled') for update;
+               with again as (
+                 update rollcall.imports i
+                    set state = 'queued', crashes = 0, total = null, error_code = null, error_message = null,
+                        started_at = null, finished_at = null, plan = case when p.begun then i.plan end
+                   from (select exists (select from rollcall.import_parts where import_id = %(id)s) as begun) p
+                  where i.id = %(id)s and i.state in ('failed', 'cancelled')
+                    and exists (select from rollcall.segments s where s.upload_id = i.upload_id)
+                 returning i.id, p.begun),
+               forgotten as (
+                 delete from rollcall.rejects r using again a where r.import_id = a.id and not a.begun)
+               select pg_notify('rollcall', '') from again""",
+            {"id": job_id},
+        )
+        cursor.nextset()
+        return await cursor.fetchone() is not None

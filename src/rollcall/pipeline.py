@@ -21,12 +21,23 @@ import structlog
 
 from rollcall import imports, ledger, rejects, storage, uploads
 from rollcall.database import Connection, Database, end_sessions, meaning
-from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
+from rollcall.errors import (
+    Draining,
+    Fenced,
+    ImportFailed,
+    InvalidRecords,
+    ObjectMissing,
+    ReaderChanged,
+    TooManyRejects,
+    Unavailable,
+    Unreadable,
+)
 from rollcall.imports import Import
 from rollcall.lane import Lane, Patience, Rewind, Share, settle
 from rollcall.options import Options
 from rollcall.reading import reading
 from rollcall.records import Part, Plan, deal, inspect
+from rollcall.records.plan import READER
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import where
 
@@ -196,6 +207,23 @@ async def cancel(database: Database, job_id: UUID) -> None:
                 if stands := await imports.standing(tx, job_id):
                     await end_sessions(tx, job_id, attempt=stands[1])
                 await patience.pause(error)
+
+
+async def retry(database: Database, job_id: UUID) -> None:
+    """Queue a failed or cancelled import again, to go on after what is committed; any other is left as it is.
+
+    Raises ObjectMissing when its stored file was deleted, ReaderChanged when a part of it is committed that this
+    version would number otherwise.
+    """
+    async with database.session() as tx:
+        while (job := await imports.show(tx, job_id)) and job.state in ("failed", "cancelled"):
+            if not await uploads.segments(tx, job.upload_id):
+                raise ObjectMissing
+            if job.plan and job.plan["reader"] != READER and any(await ledger.positions(tx, job_id, job.plan["lanes"])):
+                raise ReaderChanged
+            if await imports.retry(tx, job_id):
+                log.info("import.retried", import_id=str(job_id))
+                return
 
 
 async def _positions(cargo: Cargo, plan: Plan) -> list[int]:

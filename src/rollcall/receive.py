@@ -12,6 +12,7 @@ Import, no row, no object (what an accident in the middle of that leaves is know
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from uuid import UUID
 
@@ -51,16 +52,19 @@ async def receive(
     async with database.transaction() as tx:
         await uploads.create(tx, upload_id, name=_printable(name), content_type=_printable(content_type))
     try:
-        length = 0
+        length, sha256 = 0, hashlib.sha256()
         async for segment_body in _segments(body, segment_bytes):
             segment = await _store(database, store, upload_id, length, segment_body)
             length += segment.length
+            if isinstance(segment_body, bytes):
+                await asyncio.to_thread(sha256.update, segment_body)
         if not length:
             raise InvalidInput(
                 "The body is empty.", issues=[{"path": ["body"], "code": "required", "message": "The body is empty."}]
             )
         source, options = wish()
-        job_id = await _finish(database, upload_id, length, source, options)
+        whole = segment.sha256 if segment.length == length else sha256.digest()
+        job_id = await _finish(database, upload_id, length, whole, source, options)
     except BaseException:
         await _shielded(_drop(database, store, upload_id))
         raise
@@ -113,13 +117,21 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _finish(database: Database, upload_id: UUID, length: int, source: str, options: Options) -> UUID:
+async def _finish(
+    database: Database, upload_id: UUID, length: int, sha256: bytes, source: str, options: Options
+) -> UUID:
     job_id = imports.new_id()
     try:
         async with database.transaction() as tx:
             await uploads.complete(tx, upload_id, length)
             await imports.create(
-                tx, job_id, source=source, upload_id=upload_id, bytes_total=length, options=options.to_json()
+                tx,
+                job_id,
+                source=source,
+                upload_id=upload_id,
+                bytes_total=length,
+                sha256=sha256,
+                options=options.to_json(),
             )
     except DatabaseDown:
         # The answer to the COMMIT may be all that was lost.

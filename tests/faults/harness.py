@@ -149,12 +149,7 @@ class Site:
         return await self.carry(await self.claim())
 
     async def retry(self, job_id: UUID) -> None:
-        """What retry does, by hand."""
-        await self.query(
-            """update rollcall.imports set state = 'queued', error_code = null, error_message = null, crashes = 0,
-                      total = null, finished_at = null where id = %s and state in ('failed', 'cancelled')""",
-            job_id,
-        )
+        await pipeline.retry(self.database, job_id)
 
     def settings(self, **changed: Any) -> Settings:
         """Of a worker in this process."""

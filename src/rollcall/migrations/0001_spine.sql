@@ -46,8 +46,9 @@ create table rollcall.imports (
     id            uuid primary key,
     seq           bigint generated always as identity unique,
     source        text collate "C" not null check (length(source) between 1 and 100),
-    upload_id     uuid not null references rollcall.uploads,
+    upload_id     uuid not null unique references rollcall.uploads,
     bytes_total   bigint not null,
+    sha256        bytea,
     state         text not null check (state in ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
     options       jsonb not null,
     plan          jsonb,
@@ -77,6 +78,7 @@ create table rollcall.imports (
 create unique index imports_running on rollcall.imports (source) where state = 'running';
 create index imports_open on rollcall.imports (source, seq) where state in ('queued', 'running');
 create index imports_source on rollcall.imports (source, seq);
+create index imports_file on rollcall.imports (source, sha256, seq);
 
 -- The ledger: one row per Share, written in the transaction that loads it.
 create table rollcall.import_parts (

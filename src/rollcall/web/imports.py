@@ -1,4 +1,4 @@
-"""GET /imports, GET /imports/{jobId} and its cancel: what became of a file, as it stands now.
+"""GET /imports, GET /imports/{jobId}, its cancel and retry: what became of a file, as it stands now.
 
 Progress comes from the ledger: a number shown here is committed. An import has an ETag; with `wait`, the answer comes
 when it differs from the one the client knows.
@@ -56,7 +56,8 @@ class ImportShown(Answer):
     """One import. `total`: Records in the file, once its end was seen. `unprocessed`: when final, those never read.
 
     `rate`: Records a second. `eta`: seconds. `ahead`: imports of its source that come first. `attempt`: workers that
-    have begun it.
+    have begun it. `sha256`: of the file as it was sent. `sameFileAs`: the import of its source that brought the same
+    bytes before, the latest one.
     """
 
     job_id: UUID
@@ -67,6 +68,8 @@ class ImportShown(Answer):
     total: int | None
     unprocessed: int | None
     bytes: BytesShown
+    sha256: str | None
+    same_file_as: UUID | None
     rate: float | None
     eta: int | None
     ahead: int
@@ -141,6 +144,14 @@ async def cancel(service: Serving, job_id: JobId) -> ImportShown:
         return await shown(tx, await _find(service, job_id))
 
 
+@router.post("/imports/{jobId}/retry", summary="Retry an import", responses=PROBLEMS)
+async def retry(service: Serving, job_id: JobId) -> ImportShown:
+    """A failed or cancelled import is queued again and goes on after what is committed; any other stays as it is."""
+    await pipeline.retry(service.database, (await _find(service, job_id)).id)
+    async with service.database.session() as tx:
+        return await shown(tx, await _find(service, job_id))
+
+
 async def _find(service: Service, job_id: UUID) -> Import:
     async with service.database.session() as tx:
         job = await imports.show(tx, job_id)
@@ -161,6 +172,8 @@ async def shown(tx: Connection, job: Import) -> ImportShown:
         total=job.total,
         unprocessed=job.total - job.read if job.state in FINAL and job.total is not None else None,
         bytes=BytesShown(read=job.position, total=job.bytes_total),
+        sha256=job.sha256 and job.sha256.hex(),
+        same_file_as=job.same_file_as,
         rate=rate,
         eta=eta,
         ahead=job.ahead,
