@@ -155,9 +155,13 @@ class Site:
         """Of a worker in this process."""
         return Settings(data_dir=self.folder, worker_poll_interval=50, **changed)
 
-    def worker(self, *, records: int = 500, haste: float = 5.0, once: bool = False) -> Worker:
-        """Start a worker process; `haste` divides the times after which it judges others to be dead."""
-        return Worker(self, records, haste, once)
+    def worker(self, *options: str, records: int = 100, haste: float = 1.0, through: str | None = None) -> Worker:
+        """Start a worker process. Its Parts have so many Records; it connects by `through`, if that is given.
+
+        `haste` divides the times after which it judges others to be dead.
+        """
+        command = [sys.executable, str(RUNNER), str(records), str(haste), *options]
+        return Worker(command, self.folder, through or self.url)
 
 
 @asynccontextmanager
@@ -170,14 +174,9 @@ async def site(url: str, folder: Path, *, through: str | None = None) -> AsyncIt
 class Worker:
     """A worker process and what it logs. Ended with the block at the latest, by kill -9."""
 
-    def __init__(self, place: Site, records: int, haste: float, once: bool) -> None:
-        self._log = (place.folder / f"worker-{time.monotonic_ns()}.log").open("w+b")
-        environment = os.environ | {
-            "DATABASE_URL": place.url,
-            "DATA_DIR": str(place.folder),
-            "WORKER_POLL_INTERVAL": "50" if haste > 1 else "500",
-        }
-        command = [sys.executable, str(RUNNER), str(records), str(haste), *(["--once"] if once else [])]
+    def __init__(self, command: list[str], folder: Path, url: str) -> None:
+        self._log = (folder / f"worker-{time.monotonic_ns()}.log").open("w+b")
+        environment = os.environ | {"DATABASE_URL": url, "DATA_DIR": str(folder), "WORKER_POLL_INTERVAL": "50"}
         self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
 
     def __enter__(self) -> Worker:
@@ -219,11 +218,14 @@ class Worker:
         lines = [json.loads(line) for line in self.said().splitlines() if line.startswith("{") and line.endswith("}")]
         return [line for line in lines if line["event"] == name]
 
-    async def ready(self, seconds: float = 20.0) -> int:
-        """Its number, once it has introduced itself."""
+    async def logged(self, name: str, seconds: float = 60.0) -> dict[str, Any]:
+        """The first event of this name, once there is one."""
 
         async def look() -> list[dict[str, Any]]:
-            assert self.status is None, self.said()
-            return self.events("worker.ready")
+            return self.events(name)
 
-        return int((await until(look, seconds, "a worker is ready"))[0]["worker"])
+        return (await until(look, seconds, f"worker {self.pid} says {name}: {self.said()[-500:]}"))[0]
+
+    async def number(self) -> int:
+        """Its number, once it has introduced itself."""
+        return int((await self.logged("worker.ready"))["worker"])
