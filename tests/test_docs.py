@@ -70,7 +70,9 @@ def test_settings() -> None:
     for name, setting in Settings.model_fields.items():
         row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\| ", section("Settings"), re.MULTILINE)
         assert row is not None
-        default = "" if setting.default is None or setting.default_factory else str(setting.default)
+        default = (
+            "" if setting.default is None or setting.default_factory else str(setting.default).removesuffix(", 0:00:00")
+        )
         assert row[1] == (default.lower() if isinstance(setting.default, bool) else default)
 
 
