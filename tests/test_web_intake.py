@@ -47,6 +47,11 @@ def form(
     return {"content": body, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
 
 
+async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), size):
+        yield body[at : at + size]
+
+
 def refused(answer: httpx.Response, path: list[str | int], code: str) -> None:
     assert answer.status_code == 400, answer.text
     issues = answer.json()["issues"]
@@ -100,18 +105,21 @@ async def test_a_wrong_shape_is_named(client: httpx.AsyncClient, kept: Any) -> N
 
 
 async def test_a_long_body_is_streamed_when_its_head_says_enough(
-    client: httpx.AsyncClient, kept: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, kept: Any, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "JSON_BYTES_MAX", 1000)
     data = [{"name": "A", "email": f"a{number}@example.com"} for number in range(500)] + [{"name": "bad"}]
     answer = await client.post("/import", json={"data": data, "source": "crm"})
     refused(answer, ["source"], "required")
     assert kept() == (0, 0, 0)
-    for asked in ({"json": {"source": "crm", "data": data}}, {"json": {"data": data}, "params": {"source": "crm"}}):
-        assert (await client.post("/import", **asked)).status_code == 200
+    bodies = [json.dumps(body).encode() for body in ({"source": "crm", "data": data}, {"data": data})]
+    for body, params in zip(bodies, ({}, {"source": "crm"}), strict=True):
+        headers = {"Content-Type": "application/json"}
+        answer = await client.post("/import", content=pieces(body, 300), headers=headers, params=params)
+        assert answer.status_code == 200, answer.text
     found = rows(database_url, "select source, options->>'onInvalid', bytes_total from rollcall.imports order by seq")
-    bodies = [{"source": "crm", "data": data}, {"data": data}]
-    assert found == [("crm", "fail", len(httpx.Request("POST", "/", json=body).content)) for body in bodies]
+    assert found == [("crm", "fail", len(body)) for body in bodies]
+    assert {path.read_bytes() for path in objects(tmp_path)} == set(bodies)
 
 
 async def test_a_long_body_without_data_is_refused(
@@ -145,12 +153,7 @@ async def test_a_form_may_come_in_any_pieces(client: httpx.AsyncClient, tmp_path
     asked = form(
         ("source", "Kündigungen".encode()), ("useResumable", b"true"), ("button", b"Send"), file=data, last=last
     )
-
-    async def pieces() -> AsyncIterator[bytes]:
-        for at in range(0, len(asked["content"]), size):
-            yield asked["content"][at : at + size]
-
-    answer = await client.post("/import", content=pieces(), headers=asked["headers"])
+    answer = await client.post("/import", content=pieces(asked["content"], size), headers=asked["headers"])
     assert answer.status_code == 200, answer.text
     job = (await client.get(answer.headers["location"])).json()
     assert (job["source"], job["bytes"]["total"]) == ("Kündigungen", len(data))
@@ -201,6 +204,13 @@ async def test_a_body_has_a_largest_size(client: httpx.AsyncClient, kept: Any) -
     for content in (b"x" * ((1 << 20) + 1), endless()):
         answer = await client.post("/import?source=crm", content=content, headers={"Content-Type": "text/csv"})
         assert (answer.status_code, answer.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert kept() == (0, 0, 0)
+
+
+async def test_a_body_shorter_than_announced_leaves_nothing(client: httpx.AsyncClient, kept: Any) -> None:
+    headers = {"Content-Type": "text/csv", "Content-Length": str(len(CSV) + 1)}
+    answer = await client.post("/import?source=crm", content=CSV, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "UPLOAD_FAILED")
     assert kept() == (0, 0, 0)
 
 
