@@ -150,6 +150,19 @@ async def test_fenced_lanes_write_nothing(place: Site, before: Proxy) -> None:
     assert await oracle.violations(place.url, {job_id: FILE}) == []
 
 
+async def test_dialling_that_comes_half_way(place: Site) -> None:
+    """The disk is full just when a Lane makes its temporary tables; a moment later it is not."""
+    await place.query(
+        """create sequence once;
+           create function refuse() returns event_trigger language plpgsql as $$ begin
+               if nextval('once') <= 2 then raise exception using errcode = '53100'; end if;
+           end $$;
+           create event trigger refuse on ddl_command_start when tag in ('CREATE TABLE') execute function refuse()"""
+    )
+
+    await assert_whole(place)
+
+
 async def test_postgres_takes_acknowledged_shares_back(data_dir: Path, bin_dir: Path | None, tmp_path: Path) -> None:
     """Crashes of Postgres, each of which undoes Shares that a Lane was told are committed.
 

@@ -4,5 +4,5 @@ harness    a site without HTTP: files posted, worker processes started, killed, 
 oracle     what must stand in the tables, in plain Python
 proxy      a TCP proxy that cuts, swallows and delays what goes to Postgres
 runner     the worker process, with small Parts
-chaos      everything at once, for as long as one likes: python -m faults.chaos SEED SECONDS
+chaos      everything at once, for as long as one likes: python tests/faults/chaos.py SEED SECONDS
 """
