@@ -162,8 +162,8 @@ async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> Non
     sent = [await send(client, source) for source in ("a", "b", "a", "a")]
     await client.post(f"{sent[0]}/cancel")
 
-    async def listed(**params: object) -> tuple[list[int], int | None]:
-        answer = (await client.get("/imports", params=params)).json()  # type: ignore[arg-type]
+    async def listed(**params: str | int) -> tuple[list[int], int | None]:
+        answer = (await client.get("/imports", params=params)).json()
         assert all(list(job) == KEYS for job in answer["imports"])
         return [sent.index(f"/imports/{job['jobId']}") for job in answer["imports"]], answer["next"]
 
@@ -174,13 +174,14 @@ async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> Non
     assert await listed(source="nobody's") == ([], None)
     seen, after = await listed(limit=3)
     assert seen == [3, 2, 1]
+    assert after is not None
     assert await listed(limit=3, after=after) == ([0], None)
     assert await listed(source="a", state="queued", after=after) == ([], None)
     seen, after = await listed(source="a", limit=2)
     assert seen == [3, 2]
     assert await listed(source="a", limit=2, after=after) == ([0], None)
     for wrong in ({"state": "done"}, {"limit": 101}, {"limit": 0}, {"after": "x"}):
-        assert (await client.get("/imports", params=wrong)).json()["code"] == "INVALID_INPUT"  # type: ignore[arg-type]
+        assert (await client.get("/imports", params=wrong)).json()["code"] == "INVALID_INPUT"
 
 
 async def test_nothing_is_left_of_the_pool_when_many_wait(client: httpx.AsyncClient, database_url: str) -> None:

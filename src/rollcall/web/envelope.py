@@ -135,7 +135,8 @@ def _data_issues(envelope: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _judge(body: bytes, options: Options) -> None:
-    issues, total = [], 0
+    issues: list[dict[str, Any]] = []
+    total = 0
     try:
         for part in parts(io.BytesIO(body), _plan(body, options)):
             for reject in part.rejects.slice(0, ISSUES_MAX - len(issues)).to_pylist():

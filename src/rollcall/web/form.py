@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
@@ -86,10 +87,8 @@ class Form:
             raise InvalidInput(message, issues=[issue(segment.name, "invalid_utf8", message)]) from error
 
 
-Event = MultipartSegment | bytearray | bytes | None
-
-
-async def _events(boundary: str, body: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
+async def _events(boundary: str, body: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+    """For each part its MultipartSegment, then its bytes in pieces, then None."""
     try:
         parser = PushMultipartParser(
             boundary,
