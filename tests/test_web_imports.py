@@ -179,6 +179,7 @@ async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> Non
     assert await listed(source="a", state="queued", after=after) == ([], None)
     seen, after = await listed(source="a", limit=2)
     assert seen == [3, 2]
+    assert after is not None
     assert await listed(source="a", limit=2, after=after) == ([0], None)
     for wrong in ({"state": "done"}, {"limit": 101}, {"limit": 0}, {"after": "x"}):
         assert (await client.get("/imports", params=wrong)).json()["code"] == "INVALID_INPUT"
