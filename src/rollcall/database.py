@@ -25,6 +25,7 @@ Connection = psycopg.AsyncConnection[TupleRow]
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
 MIGRATION_LOCK = 5_930_417_482_260
+SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
 SOCKET: dict[str, Any] = {
@@ -141,6 +142,12 @@ async def asynchronous_commit(tx: Connection) -> None:
     Right on one Postgres only, where ledger and contacts share one WAL.
     """
     await tx.execute("set local synchronous_commit = off")
+
+
+async def lock_alone(connection: Connection, key: int) -> bool:
+    """Take an advisory lock for as long as the connection lives; False while another one has it."""
+    row = await (await connection.execute("select pg_try_advisory_lock(%s)", (key,))).fetchone()
+    return bool(row and row[0])
 
 
 async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, lane: int | None = None) -> int:

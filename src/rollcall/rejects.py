@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 import pyarrow as pa
@@ -69,3 +70,29 @@ async def by_code(tx: Connection, job_id: UUID) -> dict[str, int]:
         )
     ).fetchall()
     return dict(rows)
+
+
+async def expire(tx: Connection, age: timedelta, *, limit: int) -> int:
+    """Delete some (at most `limit`) Rejects of imports that are final for so long; how many.
+
+    Goes from one import that has Rejects to the next by their key: there may be many more imports that have none.
+    """
+    rows = await (
+        await tx.execute(
+            """with recursive owner (id) as (
+                 (select import_id from rollcall.rejects order by import_id limit 1)
+                 union all
+                 select (select r.import_id from rollcall.rejects r where r.import_id > owner.id
+                          order by r.import_id limit 1)
+                   from owner where owner.id is not null),
+               old as materialized (
+                 select r.import_id, r.record from owner join rollcall.imports i using (id)
+                   join rollcall.rejects r on r.import_id = i.id
+                  where i.state in ('succeeded', 'failed', 'cancelled') and i.finished_at < clock_timestamp() - %s
+                  limit %s)
+               delete from rollcall.rejects r using old where (r.import_id, r.record) = (old.import_id, old.record)
+               returning 1""",
+            (age, limit),
+        )
+    ).fetchall()
+    return len(rows)

@@ -6,10 +6,11 @@ Only doors (`cli`, `app`, `worker`) may import this; everything below gets plain
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rollcall.errors import RollcallError
@@ -25,6 +26,15 @@ def _data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/rollcall")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rollcall"
+
+
+def _days(given: Any) -> Any:
+    """A number alone is a number of days."""
+    return f"{given.strip()} days" if isinstance(given, str) and given.strip().isdecimal() else given
+
+
+Span = Annotated[timedelta, BeforeValidator(_days), Field(ge=timedelta(0))]
+"""`7 days`, `7`, `P7D` or `168:00:00`."""
 
 
 class Settings(BaseSettings):
@@ -53,6 +63,12 @@ class Settings(BaseSettings):
     )
     worker_poll_interval: Annotated[int, Field(ge=50)] = Field(
         500, description="Milliseconds between two looks for work when no notification comes."
+    )
+    retention: Span = Field(
+        timedelta(days=7), description="How long stored files are kept after their import ended, for a retry."
+    )
+    rejects_retention: Span = Field(
+        timedelta(days=90), description="How long rejected records are kept after their import ended; counts stay."
     )
     enable_metrics: bool = Field(True, description="Serve `/metrics`.")
     log_format: Literal["json", "console"] = Field("json", description="`console` is for people.")

@@ -16,8 +16,11 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
@@ -87,6 +90,13 @@ class Store:
         await _in_thread(self._path(key).unlink, missing_ok=True)
         await _in_thread(self._partial(key).unlink, missing_ok=True)
 
+    async def keys(self, *, older_than: timedelta) -> AsyncGenerator[list[str], None]:
+        """The keys of all objects, half-written ones too, that were last written so long ago; a folder's at a time."""
+        before = time.time() - older_than.total_seconds()
+        for folder in await _in_thread(_entries, self._root):
+            if found := await _in_thread(_old, folder, before):
+                yield found
+
     async def check(self) -> None:
         """Write something, for `/health`. Raises NoSpace, StoreDown."""
         await _in_thread(self._try)
@@ -139,6 +149,21 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _entries(folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return list(folder.iterdir())
+    return []
+
+
+def _old(folder: Path, before: float) -> list[str]:
+    found = set()
+    for path in _entries(folder):
+        with suppress(FileNotFoundError):  # deleted, or whole, just now
+            if path.stat().st_mtime < before:
+                found.add(path.stem)
+    return list(found)
 
 
 async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -6,6 +6,7 @@ row, or a durable row without an object, can only be an accident, and is found.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -70,3 +71,45 @@ async def segments(tx: Connection, upload_id: UUID) -> list[Segment]:
             (upload_id,),
         )
         return await cursor.fetchall()
+
+
+async def expire(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
+    """Forget the Segments of imports (at most `limit`) that are final for so long; the keys they lie under.
+
+    Locks the imports, as retry does: one that is queued again keeps its file, or has none and is refused.
+    """
+    rows = await (
+        await tx.execute(
+            """with old as materialized (
+                 select i.upload_id from rollcall.imports i
+                  where i.state in ('succeeded', 'failed', 'cancelled') and i.finished_at < clock_timestamp() - %s
+                    and i.upload_id in (select upload_id from rollcall.segments)
+                  limit %s for update of i skip locked)
+               delete from rollcall.segments s using old where s.upload_id = old.upload_id returning s.key""",
+            (age, limit),
+        )
+    ).fetchall()
+    return [key for (key,) in rows]
+
+
+async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
+    """Forget Uploads (at most `limit`) that began so long ago and never became whole; the keys they may lie under."""
+    rows = await (
+        await tx.execute(
+            """with old as materialized (
+                 select id from rollcall.uploads where state = 'arriving' and created_at < clock_timestamp() - %s
+                  limit %s for update skip locked),
+               gone as (delete from rollcall.uploads u using old where u.id = old.id returning u.id)
+               select s.key from rollcall.segments s join gone on gone.id = s.upload_id""",
+            (age, limit),
+        )
+    ).fetchall()
+    return [key for (key,) in rows]
+
+
+async def unknown(tx: Connection, keys: list[str]) -> list[str]:
+    """Those keys under which no Segment lies, or is about to."""
+    rows = await (
+        await tx.execute("select key from unnest(%s::text[]) key except select key from rollcall.segments", (keys,))
+    ).fetchall()
+    return [key for (key,) in rows]

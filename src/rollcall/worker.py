@@ -17,12 +17,13 @@ from contextlib import suppress
 import psycopg
 import structlog
 
-from rollcall import imports, pipeline, workers
+from rollcall import imports, pipeline, sweep, workers
 from rollcall.database import Connection, Database, connect, end_sessions, meaning
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
 from rollcall.settings import Settings
 from rollcall.storage import Store
+from rollcall.telemetry import where
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 20.0
@@ -31,6 +32,7 @@ GRACE_SECONDS = 1.0
 DRAIN_SECONDS = 20.0
 PATIENCE_SECONDS = 300.0
 REDIAL_SECONDS = 0.25
+SWEEP_SECONDS = 600.0
 
 log = structlog.get_logger()
 
@@ -67,6 +69,7 @@ class Worker:
 
     async def run(self) -> None:
         """The control loop."""
+        sweeping = asyncio.create_task(self._sweep())
         try:
             while True:
                 try:
@@ -82,7 +85,9 @@ class Worker:
         finally:
             for _, task in self._slots.values():
                 task.cancel()
+            sweeping.cancel()
             await self._hang_up()
+            await asyncio.wait([sweeping], timeout=GRACE_SECONDS)
 
     async def _turn(self, control: Connection) -> bool:
         """One look around; True when there is nothing more to do."""
@@ -198,6 +203,20 @@ class Worker:
             await pipeline.rest(self._draining)
         finally:
             del self._slots[str(job.id), job.attempt]
+
+    async def _sweep(self) -> None:
+        """From time to time, beginning now: a process that lives for one import sweeps too."""
+        while True:
+            try:
+                await sweep.sweep(
+                    self._database,
+                    self._store,
+                    retention=self._settings.retention,
+                    rejects_retention=self._settings.rejects_retention,
+                )
+            except Exception as error:  # next time, perhaps; imports go on
+                log.warning("sweep.failed", error=type(error).__name__, where=where(error))
+            await asyncio.sleep(SWEEP_SECONDS)
 
     async def _farewell(self) -> None:
         """Let the slots commit what they have in hand and give their imports back."""

@@ -7,6 +7,7 @@ in `imports`, where it would wait for the fence of the worker's own Shares.
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 
 from rollcall.database import LOCK_CLASS, Connection
 
@@ -49,6 +50,18 @@ async def beat(tx: Connection, worker: int, name: str) -> None:
 async def leave(tx: Connection, worker: int) -> None:
     """The worker ends and works on nothing."""
     await tx.execute("delete from rollcall.workers where seq = %s", (worker,))
+
+
+async def bury(tx: Connection, age: timedelta) -> int:
+    """Forget workers that have been silent for so long and hold no import; how many. Who wakes up puts its row back."""
+    rows = await (
+        await tx.execute(
+            """delete from rollcall.workers w where w.beat < clock_timestamp() - %s
+                  and not exists (select from rollcall.imports i where i.worker = w.seq) returning 1""",
+            (age,),
+        )
+    ).fetchall()
+    return len(rows)
 
 
 async def any_alive(tx: Connection, stale_seconds: float) -> bool:

@@ -25,10 +25,13 @@ create table rollcall.uploads (
     name         text,
     content_type text,
     length       bigint,
+    created_by   text,
     created_at   timestamptz not null,
+    seen_at      timestamptz not null default clock_timestamp(),
     completed_at timestamptz,
     check ((state = 'complete') = (completed_at is not null and length is not null))
 );
+create index uploads_arriving on rollcall.uploads (created_at) where state = 'arriving';
 
 create table rollcall.segments (
     upload_id uuid not null references rollcall.uploads on delete cascade,
@@ -120,3 +123,15 @@ create table rollcall.rejects (
     raw       bytea not null,
     primary key (import_id, record)
 );
+
+-- Who may ask. The secret is not here, only its digest; a revoked key stays.
+create table rollcall.keys (
+    id         text collate "C" primary key,
+    sha256     bytea not null check (length(sha256) = 32),
+    name       text not null check (length(name) between 1 and 100),
+    sources    text[] check (cardinality(sources) > 0),
+    created_at timestamptz not null,
+    used_at    timestamptz,
+    revoked_at timestamptz
+);
+create unique index keys_live on rollcall.keys (name) where revoked_at is null;

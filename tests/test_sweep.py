@@ -1,0 +1,248 @@
+"""The sweep: what is over is deleted, what accidents left behind too, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from faults.harness import Site, site, until
+from rollcall import pipeline, uploads, worker
+from rollcall import sweep as story
+from rollcall.database import SWEEP_LOCK, connect, lock_alone
+from rollcall.errors import ObjectMissing
+from rollcall.imports import new_id
+from rollcall.storage import Store, new_key
+from service import objects
+
+GOOD = b"name,email\nAnn,ann@x.org\n"
+BAD = b"name,email\nBob,nowhere\nCy,nowhere\nDee,dee@x.org\n"
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    async with site(database_url, tmp_path) as here:
+        yield here
+
+
+async def sweep(place: Site, *, retention: timedelta = 7 * DAY, rejects_retention: timedelta = 90 * DAY) -> None:
+    await story.sweep(place.database, place.store, retention=retention, rejects_retention=rejects_retention)
+
+
+async def age(place: Site, table: str, column: str, days: float) -> None:
+    await place.query(f"update rollcall.{table} set {column} = {column} - make_interval(days => 1) * {days}")
+
+
+def age_objects(place: Site, hours: float) -> None:
+    for path in objects(place.folder):
+        os.utime(path, (time.time() - hours * 3600,) * 2)
+
+
+async def store_object(place: Site, data: bytes = b"x") -> str:
+    async def body() -> AsyncIterator[bytes]:
+        yield data
+
+    key = new_key()
+    await place.store.put(key, body())
+    return key
+
+
+async def test_stored_files_go_when_their_time_is_over(place: Site) -> None:
+    done = await place.load("crm", GOOD)
+    cancelled = await place.post("shop", GOOD)
+    await pipeline.cancel(place.database, cancelled)
+    await age(place, "imports", "finished_at", 6.9)
+    await sweep(place)
+    assert len(objects(place.folder)) == 2
+
+    await age(place, "imports", "finished_at", 0.2)
+    with capture_logs() as logs:
+        await sweep(place)
+        await sweep(place)
+
+    assert objects(place.folder) == []
+    assert [(line["event"], line["files"]) for line in logs] == [("sweep.done", 2)]
+    assert (await place.show(done.id)).counts == done.counts
+    assert len(await place.query("select id from public.contacts")) == 1
+    with pytest.raises(ObjectMissing):
+        await place.retry(cancelled)
+
+
+async def test_files_of_imports_that_are_not_over_stay(place: Site) -> None:
+    """However long they wait; also of one that was over and is queued again."""
+    retried = await place.post("crm", GOOD)
+    await pipeline.cancel(place.database, retried)
+    await age(place, "imports", "finished_at", 30)
+    await place.retry(retried)
+    await place.post("shop", GOOD)
+    await age(place, "imports", "created_at", 30)
+    await age(place, "uploads", "created_at", 30)
+    age_objects(place, 30 * 24)
+
+    await sweep(place, retention=timedelta(0))
+
+    for _ in range(2):
+        assert (await place.carry(await place.claim())).state == "succeeded"
+
+
+async def test_a_retry_under_way_keeps_its_file(place: Site) -> None:
+    """Sweep and retry meet at the import's row: one of them comes first, whole."""
+    job = await place.load("crm", BAD, onInvalid="fail")
+    await age(place, "imports", "finished_at", 8)
+    async with await connect(place.url, "test") as tx, tx.transaction():
+        await tx.execute("update rollcall.imports set state = 'queued', finished_at = null, error_code = null")
+        await sweep(place)
+    assert (await place.carry(await place.claim())).error_code == job.error_code
+
+
+async def test_rejects_go_when_their_time_is_over(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "REJECTS_AT_ONCE", 3)
+    jobs = [await place.load(source, BAD) for source in ("a", "b", "c", "d")]
+    await age(place, "imports", "finished_at", 91)
+    await place.query("update rollcall.imports set finished_at = clock_timestamp() where source = 'b'")
+
+    await sweep(place, retention=365 * DAY)
+
+    assert await place.query("select distinct import_id from rollcall.rejects") == [(jobs[1].id,)]
+    assert (await place.show(jobs[0].id)).rejected == 2
+
+
+async def test_rejects_of_an_import_that_runs_stay(place: Site) -> None:
+    job = await place.load("crm", BAD)
+    await place.query("update rollcall.imports set state = 'running', finished_at = null, total = null")
+
+    await sweep(place, rejects_retention=timedelta(0))
+
+    assert await place.query("select count(*) from rollcall.rejects where import_id = %s", job.id) == [(2,)]
+
+
+async def test_uploads_that_never_became_whole_go_with_their_objects(place: Site) -> None:
+    """Old ones whose process was killed; a Segment was whole, one half written."""
+    for _ in range(2):
+        upload_id, whole, half = new_id(), await store_object(place), new_key()
+        async with await connect(place.url, "test") as tx:
+            await uploads.create(tx, upload_id, name=None, content_type=None)
+            await uploads.announce(tx, upload_id, 0, whole)
+            await uploads.announce(tx, upload_id, 1, half)
+        path = place.folder / "store" / half[:2] / f"{half}.partial"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"y")
+    await place.query(
+        "update rollcall.uploads set created_at = created_at - interval '25 hours' where id <> %s", upload_id
+    )
+    age_objects(place, 25)
+
+    await sweep(place)
+
+    assert {path.stem for path in objects(place.folder)} == {whole, half}
+    assert await place.query("select id from rollcall.uploads") == [(upload_id,)]
+    assert len(await place.query("select key from rollcall.segments")) == 2
+
+
+async def test_objects_that_no_row_knows_go_when_no_upload_can_be_so_old(place: Site) -> None:
+    known = await place.post("crm", GOOD)
+    unknown, half = await store_object(place), await store_object(place)
+    path = place.folder / "store" / half[:2] / half
+    path.rename(path.with_suffix(".partial"))
+    age_objects(place, 23.9)
+    await sweep(place)
+    assert len(objects(place.folder)) == 3
+
+    age_objects(place, 24.1)
+    fresh = await store_object(place)
+    await sweep(place)
+
+    left = {path.stem for path in objects(place.folder)}
+    assert len(left) == 2
+    assert fresh in left
+    assert unknown not in left
+    assert (await place.carry(await place.claim())).id == known
+
+
+async def test_objects_whose_rows_went_before_a_crash(place: Site) -> None:
+    await place.load("crm", GOOD)
+    await age(place, "imports", "finished_at", 8)
+    async with await connect(place.url, "test") as tx:
+        assert len(await uploads.expire(tx, 7 * DAY, limit=1)) == 1
+    age_objects(place, 25)
+
+    await sweep(place)
+
+    assert objects(place.folder) == []
+
+
+async def test_dead_workers_go_but_not_whose_import_is_to_be_taken_over(place: Site) -> None:
+    await place.query(
+        """insert into rollcall.workers (name, beat) select name, clock_timestamp() - age
+             from (values ('dead', interval '25 hours'), ('holds', '25 hours'), ('lives', '1 hour')) w (name, age)"""
+    )
+    await place.post("crm", GOOD)
+    await place.query(
+        """update rollcall.imports set state = 'running', attempt = 1,
+                  worker = (select seq from rollcall.workers where name = 'holds')"""
+    )
+
+    await sweep(place)
+
+    assert await place.query("select name from rollcall.workers order by name") == [("holds",), ("lives",)]
+
+
+async def test_one_at_a_time(place: Site) -> None:
+    await place.load("crm", GOOD)
+    async with await connect(place.url, "test") as other:
+        assert await lock_alone(other, SWEEP_LOCK)
+        await sweep(place, retention=timedelta(0))
+        assert len(objects(place.folder)) == 1
+
+    await asyncio.gather(*(sweep(place, retention=timedelta(0)) for _ in range(4)))
+
+    assert objects(place.folder) == []
+
+
+async def test_a_worker_sweeps_as_it_is_told_and_survives_what_goes_wrong(
+    place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SWEEP_SECONDS", 0.02)
+    first = await place.load("crm", BAD)
+    gone: list[str] = []
+
+    async def broken(store: Store, key: str) -> None:
+        gone.append(key)
+        raise OSError
+
+    delete = Store.delete
+    monkeypatch.setattr(Store, "delete", broken)
+    stop = asyncio.Event()
+    settings = place.settings(retention="PT0S", rejects_retention="0")
+    with capture_logs() as logs:
+        working = asyncio.create_task(worker.run(settings, place.url, stop=stop))
+
+        async def failed() -> bool:
+            return bool(gone)
+
+        await until(failed, 10, "the sweep has failed once")
+        monkeypatch.setattr(Store, "delete", delete)
+        second = await place.post("crm", GOOD)
+        await place.final(second)
+
+        async def swept() -> bool:
+            rows: list[Any] = await place.query("select key from rollcall.segments")
+            return not rows and len(objects(place.folder)) == 1  # the one that failed: no row knows it
+
+        await until(swept, 10, "the second file is deleted")
+        stop.set()
+        await asyncio.wait_for(working, 20)
+
+    assert await place.query("select record from rollcall.rejects where import_id = %s", first.id) == []
+    assert [line["event"] for line in logs].count("sweep.failed") == 1
+    age_objects(place, 25)
+    await sweep(place)
+    assert objects(place.folder) == []
