@@ -21,10 +21,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import quote
@@ -164,7 +162,7 @@ class Server:
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
         end = time.monotonic() + ORPHAN_SECONDS
-        while not self._launch(programs.launcher(command, ids)):
+        while not self._launch(command, ids):
             if time.monotonic() > end:
                 raise EmbeddedFailed(f"Processes of an earlier Postgres in {self._cluster} do not end. Log: {self.log}")
             time.sleep(0.1)
@@ -179,9 +177,7 @@ class Server:
             command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if self._options.get("fsync") == "off":
             command.append("--no-sync")
-        done = subprocess.run(
-            programs.launcher(command, ids), capture_output=True, check=False, **programs.surroundings(self.home)
-        )
+        done = programs.run(command, ids, self.home)
         if done.returncode != 0:
             shutil.rmtree(new, ignore_errors=True)
             raise EmbeddedFailed(
@@ -192,11 +188,11 @@ class Server:
         os.fsync(folder)
         os.close(folder)
 
-    def _launch(self, command: list[str]) -> bool:
+    def _launch(self, command: list[str], ids: programs.Ids) -> bool:
         """Start the server and wait until it is ready. False: backends of a killed server still hold its memory."""
         with self.log.open("ab") as log:
             begin = log.tell()
-            self._process = _spawn(command, log, self.home)
+            self._process = programs.spawn(command, ids, self.home, log)
         end = time.monotonic() + START_SECONDS
         while _pid_file(self._cluster) != (self._process.pid, "ready"):
             if self._process.poll() is not None:
@@ -277,28 +273,3 @@ def _serves(pid: int, cluster: Path) -> bool:
     except OSError:
         return False
     return words[0].endswith(b"postgres") and os.fsencode(cluster) in words
-
-
-def _spawn(command: list[str], log: IO[bytes], home: Path) -> subprocess.Popen[bytes]:
-    """Start it in a thread that ends with it: the death signal comes when the *thread* that forked ends."""
-    spawned: Future[subprocess.Popen[bytes]] = Future()
-
-    def hold() -> None:
-        try:
-            # A session of its own: Ctrl-C is for the owner, who then stops the server.
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **programs.surroundings(home),
-            )
-        except OSError as error:
-            spawned.set_exception(error)
-        else:
-            spawned.set_result(process)
-            process.wait()
-
-    threading.Thread(target=hold, name="embedded-postgres", daemon=True).start()
-    return spawned.result()

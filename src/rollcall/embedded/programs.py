@@ -1,4 +1,4 @@
-"""The server's programs: where they are, and as whom they run.
+"""The server's programs: where they are, as whom they run, and that they end with us.
 
 Postgres refuses root: started by root, it runs as another user. That user often cannot read what root installed for
 itself; then the wheel's programs are copied to where it can. Will not create a user.
@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rollcall.errors import EmbeddedFailed
 
@@ -109,11 +111,43 @@ def copy(bin_dir: Path, home: Path) -> Path:
     return kept / bin_dir.relative_to(package.parent)
 
 
-def launcher(command: list[str], ids: Ids) -> list[str]:
-    """The command, run as this user, with its life bound to the thread that starts it."""
+def run(command: list[str], ids: Ids, home: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run the program as this user until it ends; it dies with us."""
+    return subprocess.run(_launcher(command, ids), capture_output=True, check=False, **_surroundings(home))
+
+
+def spawn(command: list[str], ids: Ids, home: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the program as this user; it dies with us.
+
+    In a thread that ends with it: the death signal comes when the *thread* that forked ends.
+    """
+    spawned: Future[subprocess.Popen[bytes]] = Future()
+
+    def hold() -> None:
+        try:
+            # A session of its own: Ctrl-C is for the owner, who then stops the server.
+            process = subprocess.Popen(
+                _launcher(command, ids),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **_surroundings(home),
+            )
+        except OSError as error:
+            spawned.set_exception(error)
+        else:
+            spawned.set_result(process)
+            process.wait()
+
+    threading.Thread(target=hold, name="embedded-postgres", daemon=True).start()
+    return spawned.result()
+
+
+def _launcher(command: list[str], ids: Ids) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), *map(str, ids), *command]
 
 
-def surroundings(home: Path) -> dict[str, Any]:
+def _surroundings(home: Path) -> dict[str, Any]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     return {"cwd": home, "env": clean | {"LC_ALL": "C", "TZ": "UTC"}}
