@@ -1,4 +1,4 @@
-"""Contacts: the one way in (merge), and the way to look at them.
+"""Contacts: the ways in (merge; add, for what is new for sure), and the way to look at them.
 
 A Share's folded rows travel as binary COPY into a temporary table. Statement one inserts the keys that are new and sets
 the others aside; statement two, only if there are others, tells what becomes of them. Counts come from returned rows,
@@ -135,13 +135,24 @@ async def prepare(tx: Connection) -> None:
     await tx.execute(TEMPORARY)
 
 
+async def vacant(tx: Connection, source: str) -> bool:
+    """Whether there is no contact of this Source."""
+    row = await (
+        await tx.execute("select not exists (select from public.contacts where source = %s)", (source,))
+    ).fetchone()
+    return bool(row and row[0])
+
+
+async def add(tx: Connection, copy_data: list[bytes | memoryview]) -> None:
+    """Bring encoded rows in that are new for sure: half the work of `merge`. Raises UniqueViolation when one is not."""
+    await _copy(tx, "public.contacts", copy_data)
+
+
 async def merge(tx: Connection, copy_data: list[bytes | memoryview], count: int, *, update: bool) -> Outcome:
     """Bring `count` encoded rows in: new values win, blanks never erase, attributes merge; or, without `update`, the
     contact that is there stays. A row that this very import wrote is a duplicate. Raises Contended."""
+    await _copy(tx, "incoming", copy_data)
     async with tx.cursor() as cursor:
-        async with cursor.copy(f"copy incoming ({COLUMNS}) from stdin (format binary)") as copy:
-            for piece in copy_data:
-                await copy.write(piece)
         await cursor.execute(INSERT_NEW)
         left = cursor.rowcount
         if not left:
@@ -174,6 +185,13 @@ async def page(
 async def readable(tx: Connection) -> None:
     """Raises what the database says when contacts cannot be read (`select 1` would not notice)."""
     await tx.execute("select id from public.contacts limit 1")
+
+
+async def _copy(tx: Connection, table: LiteralString, copy_data: list[bytes | memoryview]) -> None:
+    statement = f"copy {table} ({COLUMNS}) from stdin (format binary)"
+    async with tx.cursor() as cursor, cursor.copy(statement) as copy:
+        for piece in copy_data:
+            await copy.write(piece)
 
 
 def _bytes(column: Column) -> Column:

@@ -1,6 +1,6 @@
 """A Lane: one connection's way through an import, one transaction for the Lane's Share of each Part.
 
-    settings of a Share → fence → ledger row → merge → Rejects (Lane 0) → fill the row → COMMIT
+    settings of a Share → fence → ledger row → add, merge → Rejects (Lane 0) → fill the row → COMMIT
 
 Commits are asynchronous: ledger and contacts are in one WAL, so they vanish or stay together, and the closing statement
 commits synchronously. Hence the rule for every lost connection: read attempt, state and ledger again before going on.
@@ -26,12 +26,15 @@ from rollcall.database import Connection, Database, asynchronous_commit, end_ses
 from rollcall.errors import DatabaseDown, Fenced
 from rollcall.imports import Import
 from rollcall.records import fold
+from rollcall.records.seen import Seen
 
 PATIENCE_SECONDS = 300.0
 """How long a database may be away before the work is given back."""
 PAUSE_SECONDS = (0.05, 0.3)
 DESK = 99
 """The lane number under which an import's single statements run; no Lane has it."""
+
+NOTHING = contacts.Outcome(0, 0, 0, 0, 0)
 
 log = structlog.get_logger()
 Answer = TypeVar("Answer")
@@ -65,12 +68,38 @@ class Share:
     rejects: pa.Table | None
 
 
-class Lane:
-    """Give it Shares through `shares`, None at the end; `run` until then. `position` is the last Record loaded."""
+@dataclass(frozen=True)
+class Rows:
+    """Contacts as `contacts.encode` makes them."""
 
-    def __init__(self, database: Database, job: Import, number: int, position: int, *, update: bool) -> None:
+    data: list[bytes | memoryview]
+    count: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """A Share made ready, one row a key: `new` cannot be among the contacts, `rest` may be."""
+
+    new: Rows
+    rest: Rows
+    repeats: int
+    rejects: pa.Table | None
+
+
+class Lane:
+    """Give it Shares through `shares`, None at the end; `run` until then. `position` is the last Record loaded.
+
+    `vacant`: there was no contact of this Source when the load began. Then a key that this Lane has not met yet is new,
+    and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds out and
+    merges from there on.
+    """
+
+    def __init__(
+        self, database: Database, job: Import, number: int, position: int, *, update: bool, vacant: bool
+    ) -> None:
         self.shares: asyncio.Queue[Share | None] = asyncio.Queue(1)
         self.position = position
+        self._seen = Seen() if vacant else None
         self._database, self._job, self._number, self._update = database, job, number, update
         self._ids = contacts.Ids(number)
         self._connection: Connection | None = None
@@ -85,37 +114,43 @@ class Lane:
             await self._hang_up()
 
     async def _load(self, share: Share) -> None:
-        rows = share.contacts.filter(pc.greater(share.contacts["record"], pa.scalar(self.position)))
-        refused = share.rejects and share.rejects.filter(pc.greater(share.rejects["record"], pa.scalar(self.position)))
-        folded, repeats = await asyncio.to_thread(fold, rows, "last" if self._update else "first")
-        data = await asyncio.to_thread(
-            contacts.encode, folded, self._ids, source=self._job.source, import_id=self._job.id
-        )
+        load = await asyncio.to_thread(self._ready, share)
         patience = Patience()
         while self.position < share.last:
             try:
                 if self._connection is None:
                     await self._dial(share.last)
                 else:
-                    await self._commit(self._connection, share, data, folded.num_rows, repeats, refused)
+                    await self._commit(self._connection, share, load)
                     self.position = share.last
             except contacts.Contended as error:
                 await patience.pause(error)
+            except psycopg.errors.UniqueViolation:
+                if self._seen is None:
+                    raise
+                self._seen = None
+                load = await asyncio.to_thread(self._ready, share)
             except psycopg.Error as error:
                 await self._recover(error)
                 await patience.pause(error)
 
-    async def _commit(
-        self,
-        tx: Connection,
-        share: Share,
-        data: list[bytes | memoryview],
-        folded: int,
-        repeats: int,
-        refused: pa.Table | None,
-    ) -> None:
+    def _ready(self, share: Share) -> Load:
+        rows = share.contacts.filter(pc.greater(share.contacts["record"], pa.scalar(self.position)))
+        refused = share.rejects and share.rejects.filter(pc.greater(share.rejects["record"], pa.scalar(self.position)))
+        folded, repeats = fold(rows, "last" if self._update else "first")
+        if self._seen is None:
+            return Load(Rows([], 0), self._rows(folded), repeats, refused)
+        met = self._seen.meet(folded["email"])
+        new, rest = folded.filter(pa.array(~met)), folded.filter(pa.array(met))
+        return Load(self._rows(new), self._rows(rest), repeats, refused)
+
+    def _rows(self, rows: pa.Table) -> Rows:
+        data = contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
+        return Rows(data, rows.num_rows)
+
+    async def _commit(self, tx: Connection, share: Share, load: Load) -> None:
         job, first = self._job, self.position + 1
-        rejected = refused.num_rows if refused else 0
+        new, rest, rejected = load.new.count, load.rest.count, load.rejects.num_rows if load.rejects else 0
         async with tx.transaction():
             await asynchronous_commit(tx)
             if not await imports.fence(tx, job):
@@ -123,11 +158,14 @@ class Lane:
             if await ledger.enter(
                 tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
             ):
-                done = await contacts.merge(tx, data, folded, update=self._update)
-                if refused:
-                    await rejects.add(tx, job.id, refused)
-                outcome = (done.created, done.updated, done.unchanged, done.skipped, done.duplicate + repeats, rejected)
-                await ledger.fill(tx, job.id, self._number, first, (folded + repeats + rejected, *outcome))
+                if new:
+                    await contacts.add(tx, load.new.data)
+                done = await contacts.merge(tx, load.rest.data, rest, update=self._update) if rest else NOTHING
+                if load.rejects:
+                    await rejects.add(tx, job.id, load.rejects)
+                created, duplicate = new + done.created, load.repeats + done.duplicate
+                outcome = (created, done.updated, done.unchanged, done.skipped, duplicate, rejected)
+                await ledger.fill(tx, job.id, self._number, first, (new + rest + load.repeats + rejected, *outcome))
                 return
         # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
         if await ledger.last_of(tx, job.id, self._number, first) != share.last:

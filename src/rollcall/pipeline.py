@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from rollcall import imports, ledger, rejects, storage, uploads
+from rollcall import contacts, imports, ledger, rejects, storage, uploads
 from rollcall.database import Connection, Database, end_sessions, meaning
 from rollcall.errors import (
     Draining,
@@ -139,7 +139,8 @@ async def load(cargo: Cargo, plan: Plan) -> int:
     job, update = cargo.job, cargo.options.on_duplicate == "update"
     positions = await _positions(cargo, plan)
     rejected = await settle(cargo.database, job, lambda tx: ledger.rejected(tx, job.id))
-    lanes = [Lane(cargo.database, job, number, at, update=update) for number, at in enumerate(positions)]
+    vacant = not any(positions) and await settle(cargo.database, job, lambda tx: contacts.vacant(tx, job.source))
+    lanes = [Lane(cargo.database, job, number, at, update=update, vacant=vacant) for number, at in enumerate(positions)]
     total, stop = max(positions), None
     try:
         async with (
@@ -201,12 +202,13 @@ async def cancel(database: Database, job_id: UUID) -> None:
             try:
                 return await imports.cancel(tx, job_id)
             except psycopg.Error as error:
-                if meaning(error, tx) != "locked":
+                if meaning(error, tx) != "locked" and not isinstance(error, psycopg.errors.QueryCanceled):
                     raise
                 await tx.rollback()
-                if stands := await imports.standing(tx, job_id):
-                    await end_sessions(tx, job_id, attempt=stands[1])
-                await patience.pause(error)
+                stands = await imports.standing(tx, job_id)
+                # Its Lanes dial again after a pause: be there before them.
+                if not stands or not await end_sessions(tx, job_id, attempt=stands[1]):
+                    await patience.pause(error)
 
 
 async def retry(database: Database, job_id: UUID) -> None:

@@ -1,0 +1,73 @@
+"""The short way into a Source without contacts: new keys go straight into the table, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from faults.harness import Site, part_records, site
+from rollcall.imports import Counts
+
+WAYS = """
+create table ways (statement text);
+create function note() returns trigger language plpgsql as $$
+    begin insert into ways values (substring(current_query() from '[a-z]+')); return null; end $$;
+create trigger note before insert on public.contacts for each statement execute function note();
+"""
+INTRUDER = """
+create function intrude() returns trigger language plpgsql as $$ begin
+    insert into public.contacts (id, name, email, source, imported_at)
+    select gen_random_uuid(), 'Theirs', 'u' || n || '@x.org', 'crm', now() from generate_series(250, 260) n
+        on conflict do nothing;
+    return null; end $$;
+create trigger intrude after insert on rollcall.import_parts for each row when (new.first = 101)
+    execute function intrude();
+"""
+
+
+def lines(*numbers: int) -> bytes:
+    return b"name,email\n" + b"".join(b"N%d,u%d@x.org\n" % (number, number) for number in numbers)
+
+
+@pytest.fixture
+async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    await asyncio.to_thread(_run, database_url, WAYS)
+    with part_records(100):
+        async with site(database_url, tmp_path) as here:
+            yield here
+
+
+async def ways(place: Site) -> set[str]:
+    return {way for (way,) in await place.query("delete from ways returning statement")}
+
+
+async def test_new_keys_go_straight_in_and_repeated_ones_are_merged(place: Site) -> None:
+    first = await place.load("crm", lines(*range(300)))
+    assert (first.counts, await ways(place)) == (Counts(read=300, created=300), {"copy"})
+
+    again = await place.load("crm", lines(*range(300)))
+    assert (again.counts, await ways(place)) == (Counts(read=300, unchanged=300), {"with"})
+
+    other = await place.load("shop", lines(*range(200), *range(50), 200))
+    assert (other.counts, await ways(place)) == (Counts(read=251, created=201, duplicate=50), {"copy", "with"})
+
+
+async def test_somebody_else_writes_contacts_meanwhile(place: Site, database_url: str) -> None:
+    """A key that should be new is not: nothing is lost, the rest of the file is merged."""
+    await asyncio.to_thread(_run, database_url, INTRUDER)
+
+    job = await place.load("crm", lines(*range(500)))
+
+    assert (job.state, job.counts) == ("succeeded", Counts(read=500, created=489, updated=11))
+    assert await place.query("select count(*), count(*) filter (where name = 'Theirs') from public.contacts") == [
+        (500, 0)
+    ]
+
+
+def _run(url: str, script: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(script.encode())
