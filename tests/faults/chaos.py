@@ -196,11 +196,11 @@ class Chaos:
             worker.__exit__()
 
     def strange(self) -> list[str]:
-        """Workers that ended though nobody killed them, and not well."""
+        """Workers that ended badly though nobody killed them. (SIGTERM kills one that is still starting.)"""
         return [
             f"worker {worker.pid} exited with {worker.status}: {worker.said()[-2000:]}"
             for worker in self.ended
-            if worker.status and worker.pid not in self.hurt
+            if worker.status not in (0, -signal.SIGTERM) and worker.pid not in self.hurt
         ]
 
 
