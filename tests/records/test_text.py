@@ -76,6 +76,7 @@ def test_text_is_not_refused(head: bytes) -> None:
         ('name,"notes; more; and more",email\n1,2,3', ",", ["name", "notes; more; and more", "email"]),
         ('" Full\nname ",\u00a0email , "x" ,"a ""b""",\n', ",", ["Full\nname", "email", '"x"', 'a "b"', ""]),
         ('"name,email\nAnn,a@x.org\n', ",", ['"name', "email"]),
+        ('"name,email\n"Ann" B\nx",y\n', ",", ['"name', "email"]),
         ("\ufeff\n \r\n;;;\r\rname;email\n", ";", ["name", "email"]),
         ("name,email\rAnn,a@x.org\r", ",", ["name", "email"]),
         ('""\n', ",", [""]),

@@ -11,7 +11,6 @@ blanks and delimiters, are no Records.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -41,72 +40,61 @@ LF, CR, QUOTE = b'\n\r"'
 OPEN, STRAY, TOO_LONG = 1, 2, 3
 STATES: Final[dict[Ending, int]] = {"closed": 0, "open": OPEN, "stray": STRAY}
 FAULTS: Final = {OPEN: Fault("unclosed_quote"), STRAY: Fault("stray_quote"), TOO_LONG: Fault("record_too_long")}
-_LINE_END = re.compile(rb"\r\n?|\n")
 
 
 def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
     """The Records after the header. Holds one stretch of bytes and at most one Record beside it."""
     delimiter = _delimiter(plan)
     rest, header, overlong = b"", True, False
-    for stretch, final in _stretches(blocks, plan.skip):
-        data = rest + stretch
+    for number, (stretch, final) in enumerate(_stretches(blocks)):
+        data = rest + stretch if number else strip_bom(stretch)[plan.skip :]
         if overlong:
-            data, overlong = _past_line(data, final)
-            if overlong:
-                rest = data
-                continue
-        if final and not data.endswith((b"\n", b"\r")):
+            end = _line_end(data)
+            data, overlong = data[end:], end < 0
+        if overlong:
+            continue
+        if final:
             data += b"\n"
         starts, ends, states, used = _records(data, delimiter, final)
         rest = data[used:]
-        if len(rest) > RECORD_BYTES_MAX + 1:  # there is no line end in it, or it would have been used
-            overlong = True
+        if len(rest) > RECORD_BYTES_MAX:  # there is no line end in it, or it would have been used
             starts, ends, states = (
                 np.append(starts, used),
                 np.append(ends, used + KEPT_BYTES),
                 np.append(states, TOO_LONG),
             )
-            rest = b"\r" if rest.endswith(b"\r") else b""
+            rest, overlong = b"", True
         if header and len(starts):
             starts, ends, states, header = starts[1:], ends[1:], states[1:], False
         if len(starts):
             yield Slice(data, starts, ends, {index: FAULTS[states[index]] for index in np.flatnonzero(states).tolist()})
 
 
-def _stretches(blocks: Iterable[bytes], skip: int) -> Iterator[tuple[bytes, bool]]:
-    """The blocks from the header on, gathered so that small ones cost no more than large ones; True with the last."""
+def _stretches(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The blocks, gathered so that small ones cost no more than large ones; True with the last stretch."""
     held: list[bytes] = []
-    size, first = 0, True
+    size = 0
     for block in blocks:
         held.append(block)
         size += len(block)
         if size >= STRETCH_BYTES:
-            data = b"".join(held)
-            yield strip_bom(data)[skip:] if first else data, False
-            held, size, first = [], 0, False
-    data = b"".join(held)
-    yield strip_bom(data)[skip:] if first else data, True
+            yield b"".join(held), False
+            held, size = [], 0
+    yield b"".join(held), True
 
 
-def _past_line(data: bytes, final: bool) -> tuple[bytes, bool]:
-    """What follows the first line end, and False; or what to look at again with the next bytes, and True."""
-    found = _LINE_END.search(data) if b"\n" in data or b"\r" in data else None  # the pattern is slow on a bomb
-    if found is None:
-        return b"", True
-    if found[0] == b"\r" and found.end() == len(data) and not final:
-        return b"\r", True  # half of a CRLF, perhaps
-    return data[found.end() :], False
+def _line_end(data: bytes) -> int:
+    """Where the first LF or CR stands; -1 if there is none."""
+    return min((at for sign in (b"\n", b"\r") if (at := data.find(sign)) >= 0), default=-1)
 
 
 def _records(data: bytes, delimiter: bytes, final: bool) -> tuple[Offsets, Offsets, Bytes, int]:
     """Starts, ends and states of the Records that `data` decides, and how many of its bytes they take."""
-    starts, ends, used = _lines(data, final)
+    starts, ends, used = _lines(data)
     states = np.zeros(len(starts), np.uint8)
     if b'"' in data and len(starts):
         quotes = np.flatnonzero(np.frombuffer(data, np.uint8, used) == QUOTE)
-        undecided = (
-            len(data) if final else len(data) - QUOTED_BYTES_MAX - 1
-        )  # from here on, a quote may still be closed
+        undecided = len(data) - (0 if final else QUOTED_BYTES_MAX)  # a quote after it may yet be closed
         firsts, lasts, states = _joined(data, delimiter, starts, ends, quotes, undecided)
         stop = lasts[-1] + 1 if len(lasts) else 0
         used = int(starts[stop]) if stop < len(starts) else used
@@ -117,28 +105,25 @@ def _records(data: bytes, delimiter: bytes, final: bool) -> tuple[Offsets, Offse
     return starts[kept], ends[kept], states[kept], used
 
 
-def _lines(data: bytes, final: bool) -> tuple[Offsets, Offsets, int]:
-    """Starts and ends of the physical lines that end in `data`, and where the last line end ends."""
-    array = np.frombuffer(data, np.uint8, len(data) - (data.endswith(b"\r") and not final))
-    if b"\r" in data:
-        lf, cr = array == LF, array == CR
-        stop = lf | cr
-        stop[:-1] &= ~(cr[:-1] & lf[1:])
-        stops = np.flatnonzero(stop)
-        ends = stops - (lf[stops] & cr[np.maximum(stops - 1, 0)])
-    else:
-        stops = ends = np.flatnonzero(array == LF)
+def _lines(data: bytes) -> tuple[Offsets, Offsets, int]:
+    """Starts and ends of the physical lines that end in `data`, and where the last line end ends.
+
+    A CRLF is two line ends with an empty line between; empty lines are left out, here and for good.
+    """
+    array = np.frombuffer(data, np.uint8)
+    stops = np.flatnonzero((array == LF) | (array == CR) if b"\r" in data else array == LF)
     starts = np.append(0, stops + 1)
-    return starts[:-1], ends, int(starts[-1])
+    filled = starts[:-1] < stops
+    return starts[:-1][filled], stops[filled], int(starts[-1])
 
 
 def _blank(data: bytes, delimiter: bytes, starts: Offsets, ends: Offsets) -> Flags:
     """Which Records are none: nothing but blanks and delimiters."""
     array = np.frombuffer(data, np.uint8)
-    blank: Flags = starts == ends
     blanks = BLANKS + delimiter.decode()
     edge = _among(blanks.encode())
-    for index in np.flatnonzero(~blank & edge[array[starts]] & edge[array[ends - 1]]).tolist():
+    blank: Flags = edge[array[starts]] & edge[array[ends - 1]]
+    for index in np.flatnonzero(blank).tolist():
         blank[index] = not data[starts[index] : ends[index]].decode("utf-8", "replace").strip(blanks)
     return blank
 
@@ -193,24 +178,24 @@ def _closed(
     `quoted`: the lines with quotes. No line is entered twice on the way to the close of several open ones: linear.
     """
     last = np.arange(len(starts))
-    lines = quoted.tolist()
+    lines, begins, stops = quoted.tolist(), starts.tolist(), ends.tolist()
     at = free = 0  # all of `lines` between the open line and `at` leave the value open, or open another one
 
     @cache
     def entered(line: int) -> Ending:
-        return ending(data[starts[line] : ends[line]], delimiter, quoted=True)
+        return ending(data[begins[line] : stops[line]], delimiter, quoted=True)
 
     for line in np.flatnonzero(states == OPEN).tolist():
         if line < free:
             continue
         at = max(at, bisect_right(lines, line))
-        limit = starts[line] + QUOTED_BYTES_MAX
-        while at < len(lines) and ends[lines[at]] <= limit and entered(lines[at]) == "open":
+        limit = begins[line] + QUOTED_BYTES_MAX
+        while at < len(lines) and stops[lines[at]] <= limit and entered(lines[at]) == "open":
             at += 1
-        if at == len(lines) and starts[line] >= undecided:
+        if at == len(lines) and begins[line] >= undecided:
             last[line:] = -1
             break
-        if at < len(lines) and ends[lines[at]] <= limit and entered(lines[at]) == "closed":
+        if at < len(lines) and stops[lines[at]] <= limit and entered(lines[at]) == "closed":
             last[line], free = lines[at], lines[at] + 1
             last[line + 1 : free] = -1
             states[line] = 0
@@ -260,15 +245,16 @@ def _columns(part: Slice, plan: Plan, faults: dict[int, Fault]) -> list[pa.Strin
     columns, ragged = _read(part, rows, plan)
     if ragged:
         for index, fields in ragged:
-            if fields < width:
-                rows[index] = part.raw(index) + delimiter * (width - fields)
-                continue
-            cells = split(part.raw(index), delimiter)
-            if any(cell.decode().strip(BLANKS) for cell in cells[width:]):
-                faults[index] = Fault("too_many_fields")
-                rows[index] = blank
+            raw, surplus = part.raw(index), fields - width
+            if surplus < 0:
+                rows[index] = raw + delimiter * -surplus
+            elif raw.endswith(delimiter * surplus):
+                rows[index] = raw[:-surplus]
+            elif any(cell.decode().strip(BLANKS) for cell in split(raw, delimiter)[width:]):
+                rows[index], faults[index] = blank, Fault("too_many_fields")
             else:
-                rows[index] = delimiter.join(b'"%b"' % cell.replace(b'"', b'""') for cell in cells[:width])
+                values = split(raw, delimiter)[:width]
+                rows[index] = delimiter.join(b'"%b"' % value.replace(b'"', b'""') for value in values)
         columns, ragged = _read(part, rows, plan)
     assert not ragged
     assert all(len(column) == len(part) for column in columns)
