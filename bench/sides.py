@@ -25,7 +25,7 @@ from psycopg import sql
 
 from data import SOURCE, Files
 from measure import Server
-from rollcall import database
+from rollcall import migrations
 from rollcall.client import OPEN, Client
 from rollcall.contacts import COLUMNS
 from rollcall.embedded import programs
@@ -65,7 +65,7 @@ def databases(server: Server, server_url: str, *names: str) -> Iterator[list[str
     """New databases with Rollcall's tables; their URLs."""
     if not server.execute("select 1 from pg_database where datname = 'template'").fetchone():
         server.execute("create database template")
-        asyncio.run(database.migrate(_url(server_url, "template")))
+        asyncio.run(migrations.migrate(_url(server_url, "template")))
     for name in names:
         server.execute(sql.SQL("create database {} template template").format(sql.Identifier(name)))
     yield [_url(server_url, name) for name in names]

@@ -23,7 +23,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from rollcall import database, embedded
+from rollcall import embedded, migrations
 
 # Tests end servers on purpose only in servers of their own: this one may forget everything when the machine dies.
 FAST = {
@@ -78,7 +78,7 @@ def template(cluster: str) -> Iterator[str]:
     """The name of a migrated database that nobody is connected to."""
     name = f"rollcall_template_{uuid4().hex}"
     _administer(cluster, sql.SQL("create database {}").format(sql.Identifier(name)))
-    asyncio.run(database.migrate(_url(cluster, name)))
+    asyncio.run(migrations.migrate(_url(cluster, name)))
     yield name
     _administer(cluster, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 

@@ -14,7 +14,7 @@ from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
-from rollcall import database, embedded, worker
+from rollcall import embedded, migrations, worker
 
 LONG = "ROLLCALL_LONG" in os.environ
 FILE = File("crm", 0, 2400)
@@ -169,7 +169,7 @@ async def test_postgres_takes_acknowledged_shares_back(data_dir: Path, bin_dir: 
     The load rewinds to what the ledger says; nobody takes the import over.
     """
     with embedded.postgres(data_dir, bin_dir=bin_dir, options=WAL_STAYS_IN_MEMORY) as server:
-        await database.migrate(server.url)
+        await migrations.migrate(server.url)
         await oracle.instrument(server.url, slow=0.01)
         stop = asyncio.Event()
         with part_records(PART_RECORDS):

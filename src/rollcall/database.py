@@ -1,16 +1,14 @@
-"""Connections, transactions, migrations, and what a database error means. Postgres 15 and later.
+"""Connections, transactions, and what a database error means. Postgres 15 and later.
 
 Every connection has timeouts: nobody waits longer than a second for a lock (`end_sessions` then moves what is
 frozen), and a session that is idle inside a transaction is ended. Statements are not prepared, so that a pooler may
-stand between. No table of ours is known here but the list of migrations.
+stand between. No table of ours is known here.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import resources
 from typing import Any, Literal, LiteralString, Self
 from uuid import UUID
 
@@ -24,7 +22,6 @@ Connection = psycopg.AsyncConnection[TupleRow]
 
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
-MIGRATION_LOCK = 5_930_417_482_260
 SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
@@ -165,65 +162,3 @@ async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, la
         )
     ).fetchone()
     return int(row[0]) if row else 0
-
-
-async def migrate(url: str) -> list[str]:
-    """Bring the schema up to this version; the names of the files applied.
-
-    All in one transaction under an advisory lock: two at once, or a crash in the middle, leave a whole schema.
-    Raises Incompatible when the schema is newer than this program, an applied file has changed since, or a `contacts`
-    that is not ours stands in the way; DatabaseDown when there is no database.
-    """
-    try:
-        connection = await connect(url, "rollcall:migrate")
-    except psycopg.OperationalError as error:
-        raise DatabaseDown from error
-    async with connection, connection.transaction():
-        await connection.execute("set local lock_timeout = '60s'")
-        await connection.execute("select pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-        if connection.info.server_version < 15_00_00:
-            raise Incompatible("Rollcall needs Postgres 15 or later.")
-        await connection.execute("create schema if not exists rollcall")
-        await connection.execute(
-            "create table if not exists rollcall.migrations"
-            " (name text primary key, sha256 text not null, applied_at timestamptz not null default now())"
-        )
-        rows = await (await connection.execute("select name, sha256 from rollcall.migrations")).fetchall()
-        applied: dict[str, str] = dict(rows)
-        files = _migrations()
-        if newer := sorted(set(applied) - set(files)):
-            raise Incompatible(f"The schema is newer than this version of Rollcall ({newer[-1]}). Upgrade Rollcall.")
-        for name, text in files.items():
-            if name in applied and applied[name] != _digest(text):
-                raise Incompatible(f"The migration {name} has changed since it was applied.")
-        pending = [name for name in files if name not in applied]
-        if "0001_spine.sql" in pending:
-            await _refuse_foreign_contacts(connection)
-        for name in pending:
-            await connection.execute(files[name].encode())
-            await connection.execute(
-                "insert into rollcall.migrations (name, sha256) values (%s, %s)", (name, _digest(files[name]))
-            )
-    return pending
-
-
-async def _refuse_foreign_contacts(connection: Connection) -> None:
-    found = await (await connection.execute("select to_regclass('public.contacts') is not null")).fetchone()
-    if found and found[0]:
-        raise Incompatible(
-            "This database has a table public.contacts already, and it is not Rollcall's. Rename it, or give Rollcall"
-            " a database of its own; nothing was changed."
-        )
-
-
-def _migrations() -> dict[str, str]:
-    folder = resources.files("rollcall") / "migrations"
-    return {file.name: file.read_text() for file in sorted(folder.iterdir(), key=_name) if file.name.endswith(".sql")}
-
-
-def _name(file: Any) -> str:
-    return str(file.name)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

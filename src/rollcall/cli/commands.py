@@ -157,18 +157,25 @@ def worker(
 
 
 @app.command(epilog="Example: DATABASE_URL=postgresql://localhost/rollcall rollcall migrate")
-def migrate(data_dir: DataDir = None) -> None:
+def migrate(
+    keep_newest: Annotated[
+        bool,
+        typer.Option("--keep-newest", help="Of contacts from before with one source and email, delete the older ones."),
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Bring the database up to this version.
 
-    `up` and `import` do it by themselves.
+    `up` and `import` do it by themselves. A table public.contacts that is there already is adopted.
     """
     import asyncio
 
-    from rollcall import database, settings
+    from rollcall import migrations, settings, telemetry
     from rollcall.cli import up as story
 
+    telemetry.configure("console")
     with story.database(settings.read(data_dir=data_dir)) as url:
-        applied = asyncio.run(database.migrate(url))
+        applied = asyncio.run(migrations.migrate(url, keep_newest=keep_newest))
     typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
 

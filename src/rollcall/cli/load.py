@@ -26,8 +26,9 @@ from rollcall import imports, pipeline, telemetry, worker
 from rollcall.cli import show
 from rollcall.cli.up import database as own_database
 from rollcall.client import OPEN, Client, blocks
-from rollcall.database import Database, migrate
+from rollcall.database import Database
 from rollcall.errors import EmbeddedInUse, RollcallError, Unavailable
+from rollcall.migrations import migrate
 from rollcall.options import Options
 from rollcall.receive import receive
 from rollcall.settings import Settings

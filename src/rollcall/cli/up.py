@@ -28,8 +28,9 @@ import psycopg
 import typer
 
 from rollcall import embedded, workers
-from rollcall.database import Connection, connect, migrate
+from rollcall.database import Connection, connect
 from rollcall.errors import RollcallError
+from rollcall.migrations import migrate
 from rollcall.settings import BadSettings, Settings
 
 READY_SECONDS = 60.0

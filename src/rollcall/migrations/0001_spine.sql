@@ -1,6 +1,6 @@
--- The product: contacts. Everything else is ours and lives in its own schema.
+-- The product: contacts (or what adoption made of a table that was there). Everything else is ours, in its own schema.
 -- No foreign key, trigger or unique id is relied on at contacts, so that it can be distributed one day.
-create table public.contacts (
+create table if not exists public.contacts (
     id          uuid primary key,
     name        text not null,
     email       text collate "C" not null,
