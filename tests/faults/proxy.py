@@ -35,7 +35,7 @@ class Link:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server, self.name = client, server, ""
-        self.answered: asyncio.Event | None = None
+        self.muted, self.answered = False, asyncio.Event()
 
     def close(self) -> None:
         for side in (self.client, self.server):
@@ -101,7 +101,7 @@ class Proxy:
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 link.client.transport.abort()
             case "answerless":
-                link.answered = asyncio.Event()
+                link.muted = True
                 link.server.write(data)
                 await link.answered.wait()
             case "swallow" | "late":
@@ -115,13 +115,13 @@ class Proxy:
 
     async def _downstream(self, link: Link, answers: asyncio.StreamReader) -> None:
         while data := await answers.read(CHUNK_BYTES):
-            if link.answered is not None:
-                link.answered.set()
-                return
+            if link.muted:
+                break
             await self._slow(data)
             if not link.client.is_closing():
                 link.client.write(data)
                 await link.client.drain()
+        link.answered.set()
         link.client.close()
 
     async def _slow(self, data: bytes) -> None:
