@@ -6,6 +6,7 @@ import asyncio
 import csv
 import gzip
 import io
+import os
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -85,7 +86,9 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
         yield here
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=500 if "ROLLCALL_LONG" in os.environ else 30, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(
     file=files,
     form=formats,

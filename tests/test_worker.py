@@ -74,7 +74,7 @@ async def test_killed_at_random_moments(place: Site, seed: int) -> None:
 
         await asyncio.gather(*(start() for _ in range(3)))
         starting = []
-        for _ in range(20 if LONG else 8):
+        for _ in range(20 if LONG else 6):
             job_id = list(posted)[-1]
             job = await running(place, job_id, attempt=attempts[job_id] + 1)
             if job.state in imports.FINAL:  # survived everything so far: on with the next file
@@ -182,7 +182,7 @@ async def test_control_connections_come_and_go(place: Site) -> None:
     """The Lanes of a worker go on, and nobody takes its import: it dials again within the second that others wait."""
     with place.worker() as one, place.worker() as two:
         _, job_id = await at_work(place, one, two)
-        for count in range(2, 5):
+        for count in range(2, 4):
             await place.query(
                 """select pg_terminate_backend(pid) from pg_stat_activity
                     where datname = current_database() and application_name like 'rollcall:worker:%%'"""
@@ -201,7 +201,7 @@ async def test_control_connections_come_and_go(place: Site) -> None:
 # Told to stop
 
 
-@pytest.mark.parametrize("run", range(50 if LONG else 3))
+@pytest.mark.parametrize("run", range(50 if LONG else 2))
 async def test_once_leaves_when_nothing_is_open(place: Site, run: int) -> None:
     posted = {}
     for source, edition in (("crm", 0), ("crm", 1), ("shop", 0)):
