@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import psycopg
 import pyarrow as pa
@@ -27,6 +27,7 @@ from rollcall.errors import DatabaseDown, Fenced
 from rollcall.imports import Import
 from rollcall.records import fold
 from rollcall.records.seen import Seen
+from rollcall.telemetry import RETRIES, spend, spending
 
 PATIENCE_SECONDS = 300.0
 """How long a database may be away before the work is given back."""
@@ -55,6 +56,7 @@ class Patience:
         self._since = self._since or time.monotonic()
         if time.monotonic() - self._since > PATIENCE_SECONDS:
             raise DatabaseDown from error
+        RETRIES.labels(_why(error)).inc()
         await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311  spreads retries, guards nothing
 
 
@@ -114,7 +116,7 @@ class Lane:
             await self._hang_up()
 
     async def _load(self, share: Share) -> None:
-        load = await asyncio.to_thread(self._ready, share)
+        load = await self._fold(share)
         patience = Patience()
         while self.position < share.last:
             try:
@@ -129,10 +131,14 @@ class Lane:
                 if self._seen is None:
                     raise
                 self._seen = None
-                load = await asyncio.to_thread(self._ready, share)
+                load = await self._fold(share)
             except psycopg.Error as error:
                 await self._recover(error)
                 await patience.pause(error)
+
+    async def _fold(self, share: Share) -> Load:
+        with spending("fold"):
+            return await asyncio.to_thread(self._ready, share)
 
     def _ready(self, share: Share) -> Load:
         rows = share.contacts.filter(pc.greater(share.contacts["record"], pa.scalar(self.position)))
@@ -149,27 +155,35 @@ class Lane:
         return Rows(data, rows.num_rows)
 
     async def _commit(self, tx: Connection, share: Share, load: Load) -> None:
+        async with tx.transaction():
+            with spending("merge"):
+                written = await self._write(tx, share, load)
+            began = time.perf_counter()
+        spend("commit", time.perf_counter() - began)
+        # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
+        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != share.last:
+            raise Rewind
+
+    async def _write(self, tx: Connection, share: Share, load: Load) -> bool:
+        """All of a Share's statements; False when the ledger has a row for it already."""
         job, first = self._job, self.position + 1
         new, rest, rejected = load.new.count, load.rest.count, load.rejects.num_rows if load.rejects else 0
-        async with tx.transaction():
-            await asynchronous_commit(tx)
-            if not await imports.fence(tx, job):
-                raise Fenced
-            if await ledger.enter(
-                tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
-            ):
-                if new:
-                    await contacts.add(tx, load.new.data)
-                done = await contacts.merge(tx, load.rest.data, rest, update=self._update) if rest else NOTHING
-                if load.rejects:
-                    await rejects.add(tx, job.id, load.rejects)
-                created, duplicate = new + done.created, load.repeats + done.duplicate
-                outcome = (created, done.updated, done.unchanged, done.skipped, duplicate, rejected)
-                await ledger.fill(tx, job.id, self._number, first, (new + rest + load.repeats + rejected, *outcome))
-                return
-        # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
-        if await ledger.last_of(tx, job.id, self._number, first) != share.last:
-            raise Rewind
+        await asynchronous_commit(tx)
+        if not await imports.fence(tx, job):
+            raise Fenced
+        if not await ledger.enter(
+            tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
+        ):
+            return False
+        if new:
+            await contacts.add(tx, load.new.data)
+        done = await contacts.merge(tx, load.rest.data, rest, update=self._update) if rest else NOTHING
+        if load.rejects:
+            await rejects.add(tx, job.id, load.rejects)
+        created, duplicate = new + done.created, load.repeats + done.duplicate
+        outcome = (created, done.updated, done.unchanged, done.skipped, duplicate, rejected)
+        await ledger.fill(tx, job.id, self._number, first, (new + rest + load.repeats + rejected, *outcome))
+        return True
 
     async def _dial(self, due: int) -> None:
         """Connect and look: still mine, and is the ledger where I left it (or already where I am going)?"""
@@ -198,6 +212,13 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+def _why(error: Exception) -> Literal["conflict", "locked", "lost"]:
+    """For people who count retries; what to do about it is decided by `meaning`."""
+    if not isinstance(error, psycopg.Error) or (found := meaning(error)) == "again":
+        return "conflict"
+    return "locked" if found == "locked" else "lost"
 
 
 async def end_others(connection: Connection | None, job: Import, lane: int) -> None:

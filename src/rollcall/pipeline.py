@@ -39,7 +39,7 @@ from rollcall.reading import reading
 from rollcall.records import Part, Plan, deal, inspect
 from rollcall.records.plan import READER
 from rollcall.storage import Segment, Store
-from rollcall.telemetry import where
+from rollcall.telemetry import RETRIES, begin, effort, where
 
 REWINDS_MAX = 20
 REST_SECONDS = 5.0
@@ -63,15 +63,18 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
 
     Raises only DatabaseDown, when not even the giving back could be said.
     """
+    begin()
     try:
         segments = await settle(database, job, lambda tx: uploads.segments(tx, job.upload_id))
         cargo = Cargo(job, Options.from_json(job.options), segments, database, store, draining)
         plan = await plan_of(cargo, lanes)
         for _ in range(REWINDS_MAX):
             try:
-                await check(cargo, plan)
+                if not await check(cargo, plan):
+                    return log_failure(job, InvalidRecords.code)
                 return await close(cargo, await load(cargo, plan))
             except Rewind:
+                RETRIES.labels("rewind").inc()
                 log.info("import.rewind", import_id=str(job.id), attempt=job.attempt)
         raise ImportFailed
     except Fenced:
@@ -79,6 +82,7 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
     except (Draining, Unavailable) as stop:
         log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
         if isinstance(stop, Unavailable):
+            RETRIES.labels("unavailable").inc()
             await rest(draining)
         await settle(database, job, lambda tx: imports.release(tx, job))
     except Unreadable as fault:
@@ -104,11 +108,12 @@ async def plan_of(cargo: Cargo, lanes: int) -> Plan:
     return plan
 
 
-async def check(cargo: Cargo, plan: Plan) -> None:
-    """For onInvalid=fail, and only while nothing is loaded: a file with any Reject ends here, with all its Rejects."""
+async def check(cargo: Cargo, plan: Plan) -> bool:
+    """Whether it may be loaded. For onInvalid=fail, and only while nothing is loaded, a file with any Reject may not:
+    then the import has ended, with all its Rejects."""
     job = cargo.job
     if cargo.options.on_invalid != "fail" or any(await _positions(cargo, plan)):
-        return
+        return True
 
     async def judge(tx: Connection) -> bool:
         rejected = total = 0
@@ -127,8 +132,7 @@ async def check(cargo: Cargo, plan: Plan) -> None:
                 await imports.fail_check(tx, job, InvalidRecords.code, message, rejected=rejected, total=total)
         return rejected == 0
 
-    if not await settle(cargo.database, job, judge):
-        raise Fenced
+    return await settle(cargo.database, job, judge)
 
 
 async def load(cargo: Cargo, plan: Plan) -> int:
@@ -171,7 +175,7 @@ async def close(cargo: Cargo, total: int) -> None:
     """Succeed; Rewind when the ledger has fewer Records than were read (a crash of Postgres took some back)."""
     job = cargo.job
     if await settle(cargo.database, job, lambda tx: imports.close(tx, job, total)):
-        log.info("import.succeeded", import_id=str(job.id), attempt=job.attempt, records=total)
+        log.info("import.succeeded", import_id=str(job.id), attempt=job.attempt, **effort().said())
         return
     match await settle(cargo.database, job, lambda tx: imports.standing(tx, job.id)):
         case ("running", job.attempt):
@@ -191,7 +195,11 @@ async def rest(draining: asyncio.Event) -> None:
 async def fail(database: Database, job: Import, code: str, message: str) -> None:
     """End it with a reason; what is committed stays."""
     await settle(database, job, lambda tx: imports.fail(tx, job, code, message))
-    log.info("import.failed", import_id=str(job.id), attempt=job.attempt, code=code)
+    log_failure(job, code)
+
+
+def log_failure(job: Import, code: str) -> None:
+    log.info("import.failed", import_id=str(job.id), attempt=job.attempt, code=code, **effort().said())
 
 
 async def cancel(database: Database, job_id: UUID) -> None:

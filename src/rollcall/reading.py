@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from typing import BinaryIO, cast
 
 from rollcall import storage
 from rollcall.errors import Draining
 from rollcall.records import Part, Plan, parts
 from rollcall.storage import Segment, Store
+from rollcall.telemetry import effort, spend
 
 
 @asynccontextmanager
@@ -17,19 +20,50 @@ async def reading(
     store: Store, segments: list[Segment], plan: Plan, *, after: int, draining: asyncio.Event
 ) -> AsyncGenerator[AsyncGenerator[Part, None], None]:
     """The Parts that end after Record `after`. Iterating raises Unreadable, StoreDown, and Draining once it is set."""
+    effort().after = effort().last = after
     with storage.whole(store, segments) as stream:
-        async with aclosing(_ahead(parts(stream, plan, after=after), draining)) as coming:
+        timed = _Timed(stream)
+        source = parts(cast(BinaryIO, timed), plan, after=after)
+        async with aclosing(_ahead(source, timed, draining)) as coming:
             yield coming
 
 
-async def _ahead(source: Iterator[Part], draining: asyncio.Event) -> AsyncGenerator[Part, None]:
-    coming = asyncio.create_task(asyncio.to_thread(next, source, None))
+async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event) -> AsyncGenerator[Part, None]:
+    coming = asyncio.create_task(asyncio.to_thread(_next, source, timed))
     try:
         while (part := await asyncio.shield(coming)) is not None:
-            coming = asyncio.create_task(asyncio.to_thread(next, source, None))
+            coming = asyncio.create_task(asyncio.to_thread(_next, source, timed))
+            effort().last, effort().bytes = part.last, part.position
             yield part
             if draining.is_set():
                 raise Draining
     finally:
         await asyncio.wait([coming])  # the thread has to leave the stream before it is closed
         coming.exception()
+
+
+class _Timed:
+    """A stream that knows how many seconds were spent on reading it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.seconds = stream, 0.0
+
+    def read(self, size: int = -1, /) -> bytes:
+        began = time.perf_counter()
+        try:
+            return self._stream.read(size)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def _next(source: Iterator[Part], timed: _Timed) -> Part | None:
+    """The next Part; what of its time is neither the store's nor the rules' is the parser's."""
+    began, stored, part = time.perf_counter(), timed.seconds, None
+    try:
+        part = next(source, None)
+        return part
+    finally:
+        store, rules = timed.seconds - stored, part.rules_seconds if part else 0.0
+        spend("store", store)
+        spend("rules", rules)
+        spend("parse", time.perf_counter() - began - store - rules)

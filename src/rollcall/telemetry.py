@@ -1,5 +1,9 @@
 """Logs and metrics: what an operator sees. One line an event on stderr, JSON or for people; Prometheus metrics.
 
+The API's figures are its process's own. A worker has no port: what it counts (WORK) goes to the database with its beat
+and is shown by the API, summed over all workers there ever were. What an import took is also said in the log, at its
+end.
+
 Nothing of a person is ever in them: no names, addresses, sources, file names or bodies, and no URLs of databases. So an
 exception is logged as its type and its place; its message, which may quote a value, is not.
 """
@@ -8,14 +12,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series beside every counter, for a format that nobody asks for here
 REQUESTS = Counter("rollcall_http_requests", "Requests answered.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram(
     "rollcall_http_request_seconds",
@@ -24,6 +33,101 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800),
 )
 RECEIVED_BYTES = Counter("rollcall_received_bytes", "Bytes of files that became imports.")
+SEGMENT_RETRIES = Counter("rollcall_segment_retries", "Pieces of resumable uploads that were stored once more.")
+
+Stage = Literal["store", "parse", "rules", "fold", "merge", "commit"]
+WORK = CollectorRegistry()
+
+
+def _counter(name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
+    """Of a worker. Every value of its label is there from the beginning: a rate sees the first event too."""
+    counter = Counter(name, documentation, [label], registry=WORK)
+    for value in values:
+        counter.labels(value)
+    return counter
+
+
+STAGE_SECONDS = _counter(
+    "rollcall_import_seconds", "Seconds spent on imports, all connections together.", "stage", get_args(Stage)
+)
+TAKEOVERS = _counter(
+    "rollcall_takeovers",
+    "Running imports that another worker took: free (let go), gone (its worker died), stale (its worker froze).",
+    "why",
+    ("free", "gone", "stale"),
+)
+RETRIES = _counter(
+    "rollcall_retries",
+    "Work on imports begun again: connection lost, row locked, conflict, ledger rewound; or given back, unavailable.",
+    "why",
+    ("lost", "locked", "conflict", "rewind", "unavailable"),
+)
+
+Figures = dict[tuple[str, str], float]
+"""By a counter's name and its label."""
+
+
+def work() -> Figures:
+    """What this process has counted as a worker."""
+    return {
+        (family.name, next(iter(sample.labels.values()))): sample.value
+        for family in WORK.collect()
+        for sample in family.samples
+    }
+
+
+@dataclass
+class Effort:
+    """What one attempt at an import took: seconds by stage, and the Records from `after` to `last` in so many bytes."""
+
+    began: float = field(default_factory=time.perf_counter)
+    stages: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(get_args(Stage), 0.0))
+    after: int = 0
+    last: int = 0
+    bytes: int = 0
+
+    def said(self) -> dict[str, Any]:
+        """For the log. `rate`: Records a second of this attempt. Stages run side by side: their sum is no duration."""
+        seconds = time.perf_counter() - self.began
+        return {
+            "records": self.last,
+            "bytes": self.bytes,
+            "seconds": round(seconds, 3),
+            "rate": round((self.last - self.after) / max(seconds, 1e-3)),
+            "stages": {stage: round(spent, 3) for stage, spent in self.stages.items()},
+        }
+
+
+_EFFORT: ContextVar[Effort] = ContextVar("effort")
+"""Of the import that this task, and the tasks and threads it began, work on."""
+
+
+def begin() -> Effort:
+    """An attempt at an import begins in this task."""
+    effort = Effort()
+    _EFFORT.set(effort)
+    return effort
+
+
+def effort() -> Effort:
+    """Of the attempt under way; outside of one, of nothing."""
+    return _EFFORT.get(None) or Effort()
+
+
+def spend(stage: Stage, seconds: float) -> None:
+    """Seconds that this attempt, and this worker, spent on a stage."""
+    STAGE_SECONDS.labels(stage).inc(seconds)
+    effort().stages[stage] += seconds
+
+
+@contextmanager
+def spending(stage: Stage) -> Iterator[None]:
+    """The block's seconds, also when it fails."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        spend(stage, time.perf_counter() - began)
 
 
 def configure(log_format: Literal["json", "console"]) -> None:

@@ -23,7 +23,7 @@ from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
 from rollcall.settings import Settings
 from rollcall.storage import Store
-from rollcall.telemetry import where
+from rollcall.telemetry import TAKEOVERS, Figures, where, work
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 20.0
@@ -66,6 +66,7 @@ class Worker:
         self._seen: dict[tuple[object, ...], float] = {}
         self._control: Connection | None = None
         self._beaten = 0.0
+        self._reported: Figures = {}
 
     async def run(self) -> None:
         """The control loop."""
@@ -93,6 +94,7 @@ class Worker:
         """One look around; True when there is nothing more to do."""
         if time.monotonic() - self._beaten >= BEAT_SECONDS:
             await workers.beat(control, self._number, self._name)
+            await self._report(control)
             self._beaten = time.monotonic()
         if self._draining.is_set():
             return True
@@ -104,6 +106,12 @@ class Worker:
         async for _ in control.notifies(timeout=timeout, stop_after=1):
             pass
         return False
+
+    async def _report(self, control: Connection) -> None:
+        """What was counted since the last time; again, if the answer is lost."""
+        counted = work()
+        await workers.report(control, {key: value - self._reported.get(key, 0) for key, value in counted.items()})
+        self._reported = counted
 
     async def _dial(self) -> Connection | None:
         """Connect, lock, beat, listen; for as long as patience lasts. None when it is to stop before that."""
@@ -174,6 +182,7 @@ class Worker:
             await end_sessions(control, held.id, attempt=held.attempt)
             return
         if job is not None and job.state == "running":
+            TAKEOVERS.labels(why).inc()
             self._begin(job, why)
         elif job is not None:
             log.error("import.crashed", import_id=str(job.id), crashes=CRASHES_MAX)
@@ -226,6 +235,7 @@ class Worker:
             task.cancel()
         if self._control is not None and not self._slots:
             with suppress(psycopg.Error):
+                await self._report(self._control)
                 await workers.leave(self._control, self._number)
         log.info("worker.drained", worker=self._number)
 

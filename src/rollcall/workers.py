@@ -1,7 +1,8 @@
 """Workers: one row and one session advisory lock for each worker process; how others tell that one is gone.
 
 A killed worker's lock is free at once. A frozen one keeps its lock, but its beat grows old. The beat is here and never
-in `imports`, where it would wait for the fence of the worker's own Shares.
+in `imports`, where it would wait for the fence of the worker's own Shares. What workers count is summed here too: one
+row a figure, for all of them together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import socket
 from datetime import timedelta
 
 from rollcall.database import LOCK_CLASS, Connection
+from rollcall.telemetry import Figures
 
 
 async def register(tx: Connection, name: str) -> int:
@@ -64,15 +66,34 @@ async def bury(tx: Connection, age: timedelta) -> int:
     return len(rows)
 
 
-async def any_alive(tx: Connection, stale_seconds: float) -> bool:
-    """Whether at least one worker has shown itself lately."""
+async def report(tx: Connection, counted: Figures) -> None:
+    """Add what a worker has counted to the sums. In one order, so that two workers wait for each other at most."""
+    rises = [(*key, value) for key, value in sorted(counted.items()) if value]
+    if rises:
+        names, labels, values = zip(*rises, strict=True)
+        await tx.execute(
+            """insert into rollcall.figures as f (name, label, value)
+               select * from unnest(%s::text[], %s::text[], %s::float8[])
+               on conflict (name, label) do update set value = f.value + excluded.value""",
+            (list(names), list(labels), list(values)),
+        )
+
+
+async def figures(tx: Connection) -> Figures:
+    """What all workers have counted, since there are workers."""
+    rows = await (await tx.execute("select name, label, value from rollcall.figures")).fetchall()
+    return {(name, label): value for name, label, value in rows}
+
+
+async def count_alive(tx: Connection, stale_seconds: float) -> int:
+    """Workers that have shown themselves lately."""
     row = await (
         await tx.execute(
-            "select exists (select from rollcall.workers where beat > clock_timestamp() - make_interval(secs => %s))",
+            "select count(*) from rollcall.workers where beat > clock_timestamp() - make_interval(secs => %s)",
             (stale_seconds,),
         )
     ).fetchone()
-    return bool(row and row[0])
+    return int(row[0]) if row else 0
 
 
 async def silence(tx: Connection, name: str) -> float | None:

@@ -65,7 +65,7 @@ async def live() -> Healthy:
 async def _check(service: Service) -> None:
     async with service.database.session() as tx:
         await contacts.readable(tx)
-        alive = await workers.any_alive(tx, STALE_SECONDS)
+        alive = await workers.count_alive(tx, STALE_SECONDS)
     await service.store.check()
     if not alive:
         raise NoWorker
