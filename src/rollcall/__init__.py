@@ -4,7 +4,7 @@ The floors, from the top; nothing imports what stands above it (the contract in 
 
     doors       cli · app worker client · web/*      the only ones that read settings
     stories     pipeline receive sweep · lane reading        with the doors, the only ones that open transactions
-    keepers     imports ledger uploads contacts rejects workers      one table family each, all its SQL
+    keepers     imports ledger uploads contacts rejects workers keys      one table family each, all its SQL
     words       options
     library     records/                             bytes in, Parts out; knows no table
     machines    storage database embedded

@@ -13,9 +13,11 @@ from fastapi import FastAPI
 
 from rollcall import __version__, telemetry
 from rollcall.database import Database
+from rollcall.receive import Limits
 from rollcall.settings import Settings
 from rollcall.storage import Store
 from rollcall.web import Service, answers, contacts, health, imports, intake, metrics, rejects
+from rollcall.web.gate import Gate
 
 GRACE_SECONDS = 8
 """After SIGTERM: what a request under way is given until it is cancelled."""
@@ -33,6 +35,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
                 store=Store(settings.data_dir / "store"),
                 segment_bytes=settings.upload_chunk_size,
                 body_bytes_max=settings.max_upload_size,
+                limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
             )
             yield
             await answers.come_to_an_end(app, CLEANUP_SECONDS)
@@ -43,7 +46,9 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         description="Brings contact files of any size into Postgres and answers for every record.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # the Location would be made of the Host that the client names
     )
+    app.add_middleware(Gate, closed=not settings.loopback)
     answers.install(app)
     for resource in (intake, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
         app.include_router(resource.router)

@@ -38,12 +38,16 @@ class ServiceDown(Unavailable):
 
 
 class Client:
-    """One service, at `url`. Every method raises ServiceDown, or ServiceRefused with the service's message."""
+    """One service, at `url`, asked with this API key if it needs one.
 
-    def __init__(self, url: str) -> None:
+    Every method raises ServiceDown, or ServiceRefused with the service's message.
+    """
+
+    def __init__(self, url: str, key: str | None = None) -> None:
         self._url = url
         try:
-            self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, trust_env=False)
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False)
         except httpx.InvalidURL as error:
             raise ServiceDown(f"{url} is not an address such as http://127.0.0.1:3000.") from error
 

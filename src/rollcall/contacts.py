@@ -167,17 +167,25 @@ async def merge(tx: Connection, copy_data: list[bytes | memoryview], count: int,
 
 
 async def page(
-    tx: Connection, *, source: str | None, email: str | None, after: UUID | None, offset: int, limit: int
+    tx: Connection,
+    *,
+    source: str | None,
+    email: str | None,
+    after: UUID | None,
+    offset: int,
+    limit: int,
+    sources: list[str] | None = None,
 ) -> list[Contact]:
-    """Newest first, by id; `after` is the id of the last one seen."""
+    """Newest first, by id; `after` is the id of the last one seen. `sources`: of these only; None: of all."""
     async with tx.cursor(row_factory=class_row(Contact)) as cursor:
         await cursor.execute(
             f"""select {COLUMNS} from public.contacts
                  where (%(source)s::text is null or source = %(source)s)
+                   and (%(sources)s::text[] is null or source = any(%(sources)s))
                    and (%(email)s::text is null or email = lower(%(email)s))
                    and (%(after)s::uuid is null or id < %(after)s)
                  order by id desc limit %(limit)s offset %(offset)s""",
-            {"source": source, "email": email, "after": after, "limit": limit, "offset": offset},
+            {"source": source, "sources": sources, "email": email, "after": after, "limit": limit, "offset": offset},
         )
         return await cursor.fetchall()
 

@@ -25,6 +25,8 @@ POOL_WAIT_SECONDS = 5.0
 SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
+SENDER_LOCK_CLASS = 1_380_740_205
+"""First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,

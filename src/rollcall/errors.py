@@ -3,6 +3,7 @@
     RollcallError
     ├─ Refused        the caller acts: 4xx, never retried
     │   ├─ InvalidInput UploadFailed NotFound MethodNotAllowed Conflict TooLarge UnsupportedMediaType
+    │   └─ Unauthorized Forbidden TooManyRequests
     ├─ Unreadable     the file is at fault: the import fails, never retried
     │   ├─ EmptyFile NoRecords UnknownFormat UnsupportedEncoding NoEmailColumn NoNameColumn BadMapping
     │   ├─ InvalidJson TooDeep HeaderTooLong TooManyColumns
@@ -54,6 +55,20 @@ class UploadFailed(Refused):
     code = "UPLOAD_FAILED"
 
 
+class Unauthorized(Refused):
+    """This needs a valid API key, sent as the header `Authorization: Bearer KEY`."""
+
+    code = "UNAUTHORIZED"
+    status = 401
+
+
+class Forbidden(Refused):
+    """This key may not do that."""
+
+    code = "FORBIDDEN"
+    status = 403
+
+
 class NotFound(Refused):
     """There is nothing here."""
 
@@ -87,6 +102,13 @@ class UnsupportedMediaType(Refused):
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
+
+
+class TooManyRequests(Refused):
+    """There is too much under way already. Send it later."""
+
+    code = "TOO_MANY_REQUESTS"
+    status = 429
 
 
 class Unreadable(RollcallError):

@@ -131,27 +131,48 @@ async def create(
     await tx.execute("select pg_notify('rollcall', '')")
 
 
-async def show(tx: Connection, job_id: UUID) -> Import | None:
-    """As it stands now."""
+async def show(tx: Connection, job_id: UUID, sources: list[str] | None = None) -> Import | None:
+    """As it stands now, if it is of one of these Sources; None: of all."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
-        await cursor.execute(SHOWN + " where i.id = %s", (job_id,))
+        await cursor.execute(
+            SHOWN + " where i.id = %(id)s and (%(sources)s::text[] is null or i.source = any(%(sources)s))",
+            {"id": job_id, "sources": sources},
+        )
         return await cursor.fetchone()
 
 
 async def page(
-    tx: Connection, *, source: str | None, state: str | None, before: int | None, limit: int
+    tx: Connection,
+    *,
+    source: str | None,
+    state: str | None,
+    before: int | None,
+    limit: int,
+    sources: list[str] | None = None,
 ) -> list[Import]:
-    """Newest first; `before` is the `seq` of the last one seen."""
+    """Newest first; `before` is the `seq` of the last one seen. `sources`: of these only; None: of all."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
         await cursor.execute(
             SHOWN
             + """ where (%(source)s::text is null or i.source = %(source)s)
+                    and (%(sources)s::text[] is null or i.source = any(%(sources)s))
                     and (%(state)s::text is null or i.state = %(state)s)
                     and (%(before)s::bigint is null or i.seq < %(before)s)
                   order by i.seq desc limit %(limit)s""",
-            {"source": source, "state": state, "before": before, "limit": limit},
+            {"source": source, "sources": sources, "state": state, "before": before, "limit": limit},
         )
         return await cursor.fetchall()
+
+
+async def count_queued(tx: Connection, created_by: str | None) -> int:
+    """This sender's imports that wait for a worker."""
+    row = await (
+        await tx.execute(
+            "select count(*) from rollcall.imports where state = 'queued' and created_by is not distinct from %s",
+            (created_by,),
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 async def by_state(tx: Connection) -> dict[str, int]:

@@ -13,22 +13,38 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
 from rollcall import imports, uploads
-from rollcall.database import Database
-from rollcall.errors import DatabaseDown, InvalidInput, RollcallError, StoreDown
+from rollcall.database import Connection, Database
+from rollcall.errors import DatabaseDown, InvalidInput, RollcallError, StoreDown, TooManyRequests
 from rollcall.options import Options
 from rollcall.storage import Segment, Store, new_key
 from rollcall.telemetry import RECEIVED_BYTES
 
 RETRY_SECONDS = (0, 3, 5, 10, 20)
 """Pauses before a Segment of a resumable upload is put once more: the brief's."""
+SEEN_SECONDS = 20.0
+"""How often an Upload whose bytes come is said to be alive."""
+SILENCE = timedelta(minutes=2)
+"""One that was not seen for so long is not counted: its process is gone (a body that stands still ends sooner)."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many Uploads of one sender may arrive, and how many of its Imports be queued, at a time."""
+
+    arriving: int
+    queued: int
 
 
 async def receive(
@@ -40,20 +56,28 @@ async def receive(
     segment_bytes: int | None,
     name: str | None = None,
     content_type: str | None = None,
+    created_by: str | None = None,
+    limits: Limits | None = None,
 ) -> UUID:
     """Store the body and queue its Import; the Import's id.
 
     `wish`: the Source and the Options, asked for when the body is whole (a form may name them after the file).
     `segment_bytes` None: one Segment; else Segments of that size (each held in memory), each retried on its own.
-    `name`, `content_type`: what the sender says about the file, for people only. Raises InvalidInput when the body is
-    empty; what `body` and `wish` raise; DatabaseDown, StoreDown, NoSpace. After any of them nothing is left.
+    `name`, `content_type`: what the sender says about the file, for people only. `created_by`: the sender's API key by
+    name; without keys, None is one sender. Raises TooManyRequests when the sender is beyond `limits`; InvalidInput when
+    the body is empty; what `body` and `wish` raise; DatabaseDown, StoreDown, NoSpace. After any of them nothing is
+    left.
     """
     upload_id = imports.new_id()
     async with database.transaction() as tx:
-        await uploads.create(tx, upload_id, name=_printable(name), content_type=_printable(content_type))
+        if limits:
+            await _admit(tx, created_by, limits)
+        await uploads.create(
+            tx, upload_id, name=_printable(name), content_type=_printable(content_type), created_by=created_by
+        )
     try:
         length, sha256 = 0, hashlib.sha256()
-        async for segment_body in _segments(body, segment_bytes):
+        async for segment_body in _segments(_seen(body, database, upload_id), segment_bytes):
             segment = await _store(database, store, upload_id, length, segment_body)
             length += segment.length
             if isinstance(segment_body, bytes):
@@ -64,13 +88,39 @@ async def receive(
             )
         source, options = wish()
         whole = segment.sha256 if segment.length == length else sha256.digest()
-        job_id = await _finish(database, upload_id, length, whole, source, options)
+        job_id = await _finish(database, upload_id, length, whole, source, options, created_by)
     except BaseException:
         await _shielded(_drop(database, store, upload_id))
         raise
     RECEIVED_BYTES.inc(length)
     log.info("import.queued", import_id=str(job_id), bytes=length)
     return job_id
+
+
+async def _admit(tx: Connection, created_by: str | None, limits: Limits) -> None:
+    """What arrives will be queued, so its place in the queue is taken now: no file is refused once it was sent."""
+    await uploads.lock_sender(tx, created_by)
+    arriving = await uploads.count_arriving(tx, created_by, SILENCE)
+    if arriving >= limits.arriving:
+        raise TooManyRequests(
+            f"{arriving} uploads are arriving already (MAX_ARRIVING_UPLOADS). Send this one when one of them is done."
+        )
+    queued = await imports.count_queued(tx, created_by)
+    if queued + arriving >= limits.queued:
+        raise TooManyRequests(
+            f"{queued + arriving} imports are queued already (MAX_QUEUED_IMPORTS). Send this one when one of them runs."
+        )
+
+
+async def _seen(body: AsyncIterator[bytes], database: Database, upload_id: UUID) -> AsyncIterator[bytes]:
+    said = time.monotonic()
+    async for chunk in body:
+        yield chunk
+        if time.monotonic() - said > SEEN_SECONDS:
+            with suppress(DatabaseDown):  # bytes are stored without it
+                async with database.session() as tx:
+                    await uploads.see(tx, upload_id)
+            said = time.monotonic()
 
 
 SegmentBody = AsyncIterator[bytes] | bytes
@@ -118,7 +168,13 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def _finish(
-    database: Database, upload_id: UUID, length: int, sha256: bytes, source: str, options: Options
+    database: Database,
+    upload_id: UUID,
+    length: int,
+    sha256: bytes,
+    source: str,
+    options: Options,
+    created_by: str | None,
 ) -> UUID:
     job_id = imports.new_id()
     try:
@@ -132,6 +188,7 @@ async def _finish(
                 bytes_total=length,
                 sha256=sha256,
                 options=options.to_json(),
+                created_by=created_by,
             )
     except DatabaseDown:
         # The answer to the COMMIT may be all that was lost.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,7 +44,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     port: Annotated[int, Field(ge=1, le=65535)] = Field(3000, description="Where the API listens.")
-    host: str = Field("127.0.0.1", description="Where the API listens. Only loopback addresses: there are no keys yet.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Where the API listens. Anything but loopback needs an API key: `rollcall keys create`.",
+    )
     node_env: Literal["development", "production"] = Field(
         "development", description="`production` refuses the embedded Postgres."
     )
@@ -57,6 +61,12 @@ class Settings(BaseSettings):
         6_291_456, description="Bytes of a Segment of a resumable upload."
     )
     max_upload_size: Annotated[int, Field(ge=1)] = Field(10 << 30, description="Bytes of the largest body accepted.")
+    max_arriving_uploads: Annotated[int, Field(ge=1)] = Field(
+        10, description="Uploads of one API key that may arrive at a time."
+    )
+    max_queued_imports: Annotated[int, Field(ge=1)] = Field(
+        20, description="Imports of one API key that may be queued at a time."
+    )
     loaders: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Lanes (connections) that load one import.")
     worker_concurrency: Annotated[int, Field(ge=1, le=100)] = Field(
         10, description="Imports that one worker runs at once; at most one of them over 8 MiB."
@@ -72,6 +82,14 @@ class Settings(BaseSettings):
     )
     enable_metrics: bool = Field(True, description="Serve `/metrics`.")
     log_format: Literal["json", "console"] = Field("json", description="`console` is for people.")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the API listens where only this machine reaches it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def read(**flags: Any) -> Settings:

@@ -11,17 +11,41 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from rollcall.database import Connection
+from rollcall.database import SENDER_LOCK_CLASS, Connection
 from rollcall.storage import Segment
 
 
-async def create(tx: Connection, upload_id: UUID, *, name: str | None, content_type: str | None) -> None:
+async def create(
+    tx: Connection, upload_id: UUID, *, name: str | None, content_type: str | None, created_by: str | None = None
+) -> None:
     """An Upload whose bytes begin to arrive; `name` is what the sender calls the file, for people only."""
     await tx.execute(
-        """insert into rollcall.uploads (id, state, name, content_type, created_at)
-           values (%s, 'arriving', %s, %s, clock_timestamp())""",
-        (upload_id, name, content_type),
+        """insert into rollcall.uploads (id, state, name, content_type, created_by, created_at)
+           values (%s, 'arriving', %s, %s, %s, clock_timestamp())""",
+        (upload_id, name, content_type, created_by),
     )
+
+
+async def lock_sender(tx: Connection, created_by: str | None) -> None:
+    """Until the transaction ends nobody else counts what this sender has under way."""
+    await tx.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", (SENDER_LOCK_CLASS, created_by or ""))
+
+
+async def count_arriving(tx: Connection, created_by: str | None, silence: timedelta) -> int:
+    """This sender's Uploads on their way; without those not seen for so long, whose process is gone."""
+    row = await (
+        await tx.execute(
+            """select count(*) from rollcall.uploads where state = 'arriving' and created_by is not distinct from %s
+                  and seen_at > clock_timestamp() - %s""",
+            (created_by, silence),
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def see(tx: Connection, upload_id: UUID) -> None:
+    """Its bytes still come."""
+    await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
 
 
 async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:

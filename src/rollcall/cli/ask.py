@@ -11,11 +11,11 @@ from rollcall.cli import show
 from rollcall.client import Client
 
 
-def status(job_id: str | None, url: str) -> None:
+def status(job_id: str | None, url: str, key: str | None) -> None:
     """Print one import, or the latest."""
 
     async def ask() -> None:
-        async with Client(url) as service:
+        async with Client(url, key) as service:
             if job_id is None:
                 show.imports(await service.latest())
                 return
@@ -28,11 +28,11 @@ def status(job_id: str | None, url: str) -> None:
     asyncio.run(ask())
 
 
-def rejects(job_id: str, form: str, output: Path | None, url: str) -> None:
+def rejects(job_id: str, form: str, output: Path | None, url: str, key: str | None) -> None:
     """Write all Rejects of an import to a new file, or to stdout. Raises FileExistsError."""
 
     async def ask() -> None:
-        async with Client(url) as service, aclosing(service.rejects(job_id, form)) as coming:
+        async with Client(url, key) as service, aclosing(service.rejects(job_id, form)) as coming:
             first = await anext(coming, b"")  # refused requests leave no file behind
             with output.open("xb") if output else nullcontext(sys.stdout.buffer) as out:
                 out.write(first)

@@ -69,6 +69,22 @@ def _fits(source: str) -> str:
     return source
 
 
+def _sent(key: str | None) -> str | None:
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise typer.BadParameter("that is not an API key; one looks like rk_…")
+    return key
+
+
+def _printed(name: str) -> str:
+    if not (1 <= len(name) <= 100 and name.isprintable()):
+        raise typer.BadParameter("a name has 1 to 100 characters that can be printed.")
+    return name
+
+
+def _fit(sources: list[str] | None) -> list[str] | None:
+    return [_fits(source) for source in sources] if sources else None
+
+
 File = Annotated[
     Path,
     typer.Argument(
@@ -92,6 +108,11 @@ Format = Annotated[
 Service = Annotated[
     str | None, typer.Option("--to", metavar="URL", help="The service. [default: http://127.0.0.1:PORT]")
 ]
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", envvar="ROLLCALL_API_KEY", callback=_sent, help="The service's API key."),
+]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", callback=_printed, help="What the key is called.")]
 
 
 def _version(asked: bool) -> None:
@@ -111,7 +132,10 @@ def rollcall(
 
 @app.command(epilog="Example: rollcall up --port 8080")
 def up(
-    host: Annotated[str | None, typer.Option(help="Loopback address to listen on (HOST). [default: 127.0.0.1]")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on (HOST); all but loopback need an API key. [default: 127.0.0.1]"),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (PORT). [default: 3000]")] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -128,13 +152,15 @@ def up(
 @app.command(epilog="Example: DATABASE_URL=postgresql://localhost/rollcall rollcall api")
 def api() -> None:
     """Run the API alone, on DATABASE_URL."""
+    import asyncio
+
     from rollcall import app as api
     from rollcall import settings
     from rollcall.cli import up as story
 
     read = settings.read()
     url = story.given_database(read)
-    story.refuse_public(read)
+    asyncio.run(story.refuse_public(read, url))
     api.serve(read, url)
 
 
@@ -197,6 +223,7 @@ def import_(
         str | None, typer.Option(metavar="N", help="Fail when more are rejected: a count, or a share such as 5%.")
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Send it to a running service.")] = None,
+    key: Key = None,
     data_dir: DataDir = None,
 ) -> None:
     """Import a file; account for every record.
@@ -212,7 +239,7 @@ def import_(
     if to is None:
         succeeded = load.here(file, source, options, settings.read(data_dir=data_dir))
     else:
-        succeeded = load.there(file, source, options, to)
+        succeeded = load.there(file, source, options, to, key)
     raise typer.Exit(0 if succeeded else 1)
 
 
@@ -233,11 +260,12 @@ def status(
         str | None, typer.Argument(metavar="JOB", help="The jobId of one import. [default: the latest]")
     ] = None,
     to: Service = None,
+    key: Key = None,
 ) -> None:
     """Show the imports of a running service."""
     from rollcall.cli import ask
 
-    ask.status(job, to or _own_service())
+    ask.status(job, to or _own_service(), key)
 
 
 @app.command(epilog="Example: rollcall rejects 01989e0c-5b9e-7cc3-a1f0-0a4c7f3f1d11 --output bad.csv")
@@ -250,6 +278,7 @@ def rejects(
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="A new file. [default: stdout]")
     ] = None,
     to: Service = None,
+    key: Key = None,
 ) -> None:
     """Fetch the rejected records of an import.
 
@@ -257,7 +286,48 @@ def rejects(
     """
     from rollcall.cli import ask
 
-    ask.rejects(job, format_, output, to or _own_service())
+    ask.rejects(job, format_, output, to or _own_service(), key)
+
+
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog="Example: rollcall keys create crm --source crm")
+app.add_typer(keys, name="keys", help="Create, list and revoke API keys.")
+
+
+@keys.command("create", epilog="Example: rollcall keys create crm --source crm")
+def create_key(
+    name: KeyName,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", callback=_fit, help="Only for this source; may be repeated. [default: all]"),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make an API key and print it, once.
+
+    From the first one on, the API answers nobody without a key.
+    """
+    from rollcall import settings
+    from rollcall.cli import keys as story
+
+    story.create(name, source, settings.read(data_dir=data_dir))
+
+
+@keys.command("list", epilog="Example: rollcall keys list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List the keys; never their secrets."""
+    from rollcall import settings
+    from rollcall.cli import keys as story
+
+    story.list_(settings.read(data_dir=data_dir))
+
+
+@keys.command("revoke", epilog="Example: rollcall keys revoke crm")
+def revoke_key(name: KeyName, data_dir: DataDir = None) -> None:
+    """Revoke a key: from now on it admits nobody."""
+    from rollcall import settings
+    from rollcall.cli import keys as story
+
+    story.revoke(name, settings.read(data_dir=data_dir))
 
 
 def _given(**options: str | None) -> dict[str, str]:

@@ -28,9 +28,10 @@ from rollcall.cli.up import database as own_database
 from rollcall.client import OPEN, Client, blocks
 from rollcall.database import Database
 from rollcall.errors import EmbeddedInUse, RollcallError, Unavailable
+from rollcall.keys import Caller
 from rollcall.migrations import migrate
 from rollcall.options import Options
-from rollcall.receive import receive
+from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
 from rollcall.storage import Store
 from rollcall.web import Service
@@ -63,6 +64,7 @@ class Here:
             wish=lambda: wish,
             segment_bytes=None,
             name=file.name,
+            limits=self._service.limits,
         )
         return str(job_id)
 
@@ -81,12 +83,12 @@ class Here:
         return await self.show(job_id)
 
     async def first_rejects(self, job_id: str, limit: int) -> list[dict[str, Any]]:
-        page = await reject_answers.show(self._service, UUID(job_id), limit=limit)
+        page = await reject_answers.show(self._service, Caller(), UUID(job_id), limit=limit)
         assert isinstance(page, reject_answers.RejectsShown)
         return [reject.model_dump(by_alias=True) for reject in page.rejects]
 
     async def rejects(self, job_id: str, form: Literal["csv", "ndjson"]) -> AsyncGenerator[bytes, None]:
-        answer = await reject_answers.show(self._service, UUID(job_id), format=form)
+        answer = await reject_answers.show(self._service, Caller(), UUID(job_id), format=form)
         assert isinstance(answer, StreamingResponse)
         async for block in answer.body_iterator:
             assert isinstance(block, bytes)
@@ -106,7 +108,11 @@ def here(file: Path, source: str, options: dict[str, str], settings: Settings) -
         try:
             async with Database(url) as database:
                 service = Service(
-                    database, Store(settings.data_dir / "store"), settings.upload_chunk_size, settings.max_upload_size
+                    database=database,
+                    store=Store(settings.data_dir / "store"),
+                    segment_bytes=settings.upload_chunk_size,
+                    body_bytes_max=settings.max_upload_size,
+                    limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
                 )
                 return await _bring(file, source, options, Here(service, working))
         finally:
@@ -122,11 +128,11 @@ def here(file: Path, source: str, options: dict[str, str], settings: Settings) -
         ) from error
 
 
-def there(file: Path, source: str, options: dict[str, str], url: str) -> bool:
+def there(file: Path, source: str, options: dict[str, str], url: str, key: str | None) -> bool:
     """Import the file through the service at `url`; whether it succeeded. Raises ServiceDown, ServiceRefused."""
 
     async def run() -> bool:
-        async with Client(url) as service:
+        async with Client(url, key) as service:
             return await _bring(file, source, options, service)
 
     return asyncio.run(run())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import shlex
 import signal
@@ -27,8 +26,8 @@ import httpx
 import psycopg
 import typer
 
-from rollcall import embedded, workers
-from rollcall.database import Connection, connect
+from rollcall import embedded, keys, workers
+from rollcall.database import Connection, Database, connect
 from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
 from rollcall.settings import BadSettings, Settings
@@ -152,22 +151,23 @@ def given_database(settings: Settings) -> str:
     return settings.database_url
 
 
-def refuse_public(settings: Settings) -> None:
-    """Raises CannotListen for anything but loopback: without API keys everybody could read and write contacts."""
-    host = settings.host
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost":
+async def refuse_public(settings: Settings, url: str) -> None:
+    """Raises CannotListen for anything but loopback while there is no API key; DatabaseDown."""
+    if not settings.loopback and not await keys_made(url):
         raise CannotListen(
-            f"Rollcall does not listen on {host}: there are no API keys yet, so everybody who reaches it could read and"
-            " change contacts. Listen on 127.0.0.1, with a reverse proxy that asks who is there in front of it."
+            f"Rollcall does not listen on {settings.host}: there is no API key yet, and only this machine is trusted"
+            " without one. Make one with `rollcall keys create NAME`, or listen on 127.0.0.1."
         )
+
+
+async def keys_made(url: str) -> bool:
+    """Whether the API asks for keys. Raises DatabaseDown."""
+    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+        return await keys.any_made(tx)
 
 
 def run(settings: Settings) -> None:
     """Run everything until SIGINT or SIGTERM. Raises CannotListen, StartFailed; EmbeddedFailed and the like."""
-    refuse_public(settings)
     _refuse_taken(settings)
     server = None
     try:
@@ -187,6 +187,7 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     await migrate(url)
+    await refuse_public(settings, url)
     environment = os.environ | {
         "DATABASE_URL": url,
         "HOST": settings.host,
@@ -198,7 +199,7 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
     try:
         api.start()
         worker.start()
-        await _ready(settings, (api, worker), stopping)
+        await _ready(settings, (api, worker), stopping, with_key=await keys_made(url))
         while not stopping.is_set():
             if server is not None and not server.alive:
                 _say("The embedded Postgres ended; it is started again.")
@@ -215,7 +216,7 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
         _stop((api, worker))
 
 
-async def _ready(settings: Settings, children: tuple[Child, ...], stopping: asyncio.Event) -> None:
+async def _ready(settings: Settings, children: tuple[Child, ...], stopping: asyncio.Event, *, with_key: bool) -> None:
     """Wait until the service is healthy, and say where it is. Raises StartFailed when a child dies before."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     here = f"http://{host}:{settings.port}"
@@ -227,7 +228,8 @@ async def _ready(settings: Settings, children: tuple[Child, ...], stopping: asyn
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get(f"{here}/health")).is_success:
                     _say(f"Rollcall listens on {here} (Ctrl-C stops it). Try:")
-                    _say(f"  curl {here}/import -H 'Content-Type: application/json' -d {shlex.quote(CONTACT)}")
+                    key = ' -H "Authorization: Bearer $ROLLCALL_API_KEY"' if with_key else ""
+                    _say(f"  curl {here}/import{key} -H 'Content-Type: application/json' -d {shlex.quote(CONTACT)}")
                     return
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -225,6 +225,21 @@ def postgres(data_dir: Path, *, bin_dir: Path | None = None, options: dict[str, 
         server.stop()
 
 
+@contextlib.contextmanager
+def reach(data_dir: Path) -> Iterator[str]:
+    """The URL of the Server that another process runs in `data_dir`, or else of one that runs inside the block.
+
+    Raises EmbeddedFailed. The other one may end at any time, or not answer yet.
+    """
+    server = Server(data_dir)
+    with contextlib.suppress(EmbeddedInUse):
+        server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
 def _socket_dir(home: Path) -> Path:
     """`home`/run, or a folder in /tmp where that is too long for a socket, or not plain enough for a list of them."""
     folder = home / "run"

@@ -3,7 +3,8 @@
     intake (form, envelope)   POST /import            imports, rejects   what became of it
     contacts                  GET /contacts           health, metrics    for machines
 
-`answers` is what all of them share: one error body, request ids, one way to write JSON.
+`answers` is what all of them share: one error body, request ids, one way to write JSON. `gate` stands before them all
+and says who asks.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 
 from rollcall.database import Database
+from rollcall.keys import Caller
+from rollcall.receive import Limits
 from rollcall.storage import Store
 
 JUDGES = 2
@@ -29,6 +33,7 @@ class Service:
     store: Store
     segment_bytes: int
     body_bytes_max: int
+    limits: Limits
     judges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
 
 
@@ -37,4 +42,11 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _caller(request: Request, _: Annotated[object, Security(HTTPBearer(auto_error=False))]) -> Caller:
+    """As the gate found it; the scheme is for `/openapi.json` alone."""
+    caller: Caller = request.state.caller
+    return caller
+
+
 Serving = Annotated[Service, Depends(_service)]
+Asking = Annotated[Caller, Depends(_caller)]

@@ -27,11 +27,17 @@ from rollcall.errors import (
     MethodNotAllowed,
     NotFound,
     RollcallError,
+    TooManyRequests,
+    Unauthorized,
     Unavailable,
 )
 from rollcall.telemetry import REQUEST_SECONDS, REQUESTS, where
 
-RETRY_AFTER_SECONDS = 5
+HEADERS: dict[type[RollcallError], dict[str, str]] = {
+    Unavailable: {"Retry-After": "5"},
+    TooManyRequests: {"Retry-After": "5"},
+    Unauthorized: {"WWW-Authenticate": "Bearer"},
+}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET = frozenset({"/health", "/health/live", "/metrics"})
 """Asked every few seconds by machines: in the log only when they fail."""
@@ -77,7 +83,7 @@ def issue(path: str, code: str, message: str) -> dict[str, Any]:
 
 def install(app: FastAPI) -> None:
     """Make the app answer errors in one way, and every request be counted."""
-    app.add_exception_handler(RollcallError, _on_error)
+    app.add_exception_handler(RollcallError, on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(psycopg.Error, _on_database)
@@ -96,12 +102,12 @@ def problem(error: RollcallError, request_id: str, headers: dict[str, str] | Non
     body: dict[str, Any] = {"error": str(error), "code": error.code, "status": error.status}
     if error.issues is not None:
         body["issues"] = error.issues
-    if isinstance(error, Unavailable):
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} | (headers or {})
-    return JSONResponse(body | error.more | {"requestId": request_id}, error.status, headers)
+    own = next((own for kind, own in HEADERS.items() if isinstance(error, kind)), {})
+    return JSONResponse(body | error.more | {"requestId": request_id}, error.status, own | (headers or {}))
 
 
-def _on_error(request: Request, error: Exception) -> Response:
+def on_error(request: Request, error: Exception) -> Response:
+    """The answer to a RollcallError; one that is not the caller's fault is logged."""
     assert isinstance(error, RollcallError)
     if error.status >= 500:
         log.error("request.failed", request_id=request.state.request_id, code=error.code, where=where(error))
@@ -142,7 +148,7 @@ def _on_database(request: Request, error: Exception) -> Response:
     assert isinstance(error, psycopg.Error)
     if meaning(error) == "fault":
         raise error
-    return _on_error(request, DatabaseDown().with_traceback(error.__traceback__))
+    return on_error(request, DatabaseDown().with_traceback(error.__traceback__))
 
 
 class Requests:

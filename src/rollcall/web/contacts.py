@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 
 from rollcall import contacts
-from rollcall.web import Serving
+from rollcall.web import Asking, Serving
 from rollcall.web.answers import PROBLEMS, Answer, Text
 
 router = APIRouter(tags=["contacts"])
@@ -39,6 +39,7 @@ class ContactsShown(Answer):
 @router.get("/contacts", summary="List contacts", responses=PROBLEMS)
 async def list_contacts(
     service: Serving,
+    caller: Asking,
     source: Text = None,
     email: Text = None,
     after: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
@@ -47,7 +48,9 @@ async def list_contacts(
 ) -> ContactsShown:
     """Newest first."""
     async with service.database.session() as tx:
-        found = await contacts.page(tx, source=source, email=email, after=after, offset=offset, limit=limit)
+        found = await contacts.page(
+            tx, source=source, email=email, after=after, offset=offset, limit=limit, sources=caller.sources
+        )
     return ContactsShown(
         contacts=[ContactShown.model_validate(contact, from_attributes=True) for contact in found],
         next=found[-1].id if len(found) == limit else None,

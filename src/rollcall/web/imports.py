@@ -17,9 +17,10 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from rollcall import imports, pipeline, rejects
 from rollcall.database import Connection
-from rollcall.errors import NotFound
+from rollcall.errors import NotFound, TooManyRequests
 from rollcall.imports import FINAL, Import
-from rollcall.web import Service, Serving
+from rollcall.keys import Caller
+from rollcall.web import Asking, Service, Serving
 from rollcall.web.answers import PROBLEMS, Answer, Text
 
 LOOK_SECONDS = 0.25
@@ -92,6 +93,7 @@ class ImportsShown(Answer):
 @router.get("/imports", summary="List imports", responses=PROBLEMS)
 async def list_imports(
     service: Serving,
+    caller: Asking,
     source: Text = None,
     state: State | None = None,
     after: Annotated[int | None, Query(ge=0, lt=1 << 63, description="`next` of the page before.")] = None,
@@ -99,7 +101,7 @@ async def list_imports(
 ) -> ImportsShown:
     """Newest first."""
     async with service.database.session() as tx:
-        jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit)
+        jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit, sources=caller.sources)
         found = [await shown(tx, job) for job in jobs]
     return ImportsShown(imports=found, next=jobs[-1].seq if len(jobs) == limit else None)
 
@@ -114,19 +116,20 @@ async def show(
     request: Request,
     response: Response,
     service: Serving,
+    caller: Asking,
     job_id: JobId,
     wait: Annotated[float, Query(ge=0, le=60, description="Answer when it changes, or after so many seconds.")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> ImportShown | Response:
     """With `wait`: when it differs from `If-None-Match`, or else from what it was; at once when it is final."""
-    job = await _find(service, job_id)
+    job = await _find(service, caller, job_id)
     known = _tags(if_none_match) or {_tag(job)}
     end = time.monotonic() + wait
     while _same(job, known) and job.state not in FINAL and (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(LOOK_SECONDS, left))
         if await request.is_disconnected():
             break
-        job = await _find(service, job_id)
+        job = await _find(service, caller, job_id)
     etag = f'W/"{_tag(job)}"'
     if if_none_match and _same(job, known):
         return Response(status_code=304, headers={"ETag": etag})
@@ -136,25 +139,32 @@ async def show(
 
 
 @router.post("/imports/{jobId}/cancel", summary="Cancel an import", responses=PROBLEMS)
-async def cancel(service: Serving, job_id: JobId) -> ImportShown:
+async def cancel(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
     """Nothing is committed after the answer; what is committed stays and is counted. A final import stays as it is."""
-    if (await _find(service, job_id)).state not in FINAL:
+    if (await _find(service, caller, job_id)).state not in FINAL:
         await pipeline.cancel(service.database, job_id)
     async with service.database.session() as tx:
-        return await shown(tx, await _find(service, job_id))
+        return await shown(tx, await _find(service, caller, job_id))
 
 
 @router.post("/imports/{jobId}/retry", summary="Retry an import", responses=PROBLEMS)
-async def retry(service: Serving, job_id: JobId) -> ImportShown:
+async def retry(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
     """A failed or cancelled import is queued again and goes on after what is committed; any other stays as it is."""
-    await pipeline.retry(service.database, (await _find(service, job_id)).id)
+    job = await _find(service, caller, job_id)
     async with service.database.session() as tx:
-        return await shown(tx, await _find(service, job_id))
+        queued = await imports.count_queued(tx, job.created_by)
+    if job.state in ("failed", "cancelled") and queued >= service.limits.queued:
+        raise TooManyRequests(
+            f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
+        )
+    await pipeline.retry(service.database, job_id)
+    async with service.database.session() as tx:
+        return await shown(tx, await _find(service, caller, job_id))
 
 
-async def _find(service: Service, job_id: UUID) -> Import:
+async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
     async with service.database.session() as tx:
-        job = await imports.show(tx, job_id)
+        job = await imports.show(tx, job_id, caller.sources)
     if job is None:
         raise NotFound("There is no import with this jobId.")
     return job

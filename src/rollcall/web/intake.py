@@ -15,10 +15,11 @@ from fastapi import APIRouter, Request, Response
 from multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from rollcall.errors import InvalidInput, TooLarge, UnsupportedMediaType, UploadFailed
+from rollcall.errors import Forbidden, InvalidInput, TooLarge, UnsupportedMediaType, UploadFailed
+from rollcall.keys import Caller
 from rollcall.options import CHOICES, NAMES, Options
 from rollcall.receive import receive
-from rollcall.web import Service, Serving, envelope
+from rollcall.web import Asking, Service, Serving, envelope
 from rollcall.web.answers import PROBLEMS, Answer, issue
 from rollcall.web.envelope import SOURCE_LENGTH_MAX, Wish
 from rollcall.web.form import Form
@@ -84,18 +85,20 @@ class Accepted(Answer):
 
 
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
-async def post(request: Request, response: Response, service: Serving) -> Accepted:
+async def post(request: Request, response: Response, service: Serving, caller: Asking) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
     content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
     query = _query(request)
+    _allow(caller, query)
     body = _body(request, service.body_bytes_max)
     if content_type == "application/json":
-        job_id = await _json(service, body, query)
+        job_id = await _json(service, caller, body, query)
     elif content_type == "multipart/form-data":
-        job_id = await _form(service, body, query, parameters.get("boundary", ""))
+        job_id = await _form(service, caller, body, query, parameters.get("boundary", ""))
     elif content_type in FILE_TYPES:
-        wish = envelope.wish(_headers(request) | query)
-        job_id = await _receive(service, body, lambda: wish, wish.resumable, content_type=content_type)
+        wish = envelope.wish(given := _headers(request) | query)
+        _allow(caller, given)
+        job_id = await _receive(service, caller, body, lambda: wish, wish.resumable, content_type=content_type)
     else:
         raise UnsupportedMediaType(
             "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
@@ -105,7 +108,7 @@ async def post(request: Request, response: Response, service: Serving) -> Accept
     return Accepted(job_id=job_id)
 
 
-async def _json(service: Service, body: AsyncIterator[bytes], query: dict[str, str]) -> UUID:
+async def _json(service: Service, caller: Caller, body: AsyncIterator[bytes], query: dict[str, str]) -> UUID:
     beginning = bytearray()
     async for chunk in body:
         beginning += chunk
@@ -114,12 +117,15 @@ async def _json(service: Service, body: AsyncIterator[bytes], query: dict[str, s
     read = envelope.head if len(beginning) > JSON_BYTES_MAX else envelope.read
     async with service.judges:
         wish = await asyncio.to_thread(read, bytes(beginning), query)
+    _allow(caller, {"source": wish.source})
     return await _receive(
-        service, _chain(beginning, body), lambda: wish, wish.resumable, content_type="application/json"
+        service, caller, _chain(beginning, body), lambda: wish, wish.resumable, content_type="application/json"
     )
 
 
-async def _form(service: Service, body: AsyncIterator[bytes], query: dict[str, str], boundary: str) -> UUID:
+async def _form(
+    service: Service, caller: Caller, body: AsyncIterator[bytes], query: dict[str, str], boundary: str
+) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
@@ -129,12 +135,23 @@ async def _form(service: Service, body: AsyncIterator[bytes], query: dict[str, s
         return envelope.wish({name: value for name, value in form.fields.items() if name in GIVEN} | query)
 
     file = await form.file()
+    _allow(caller, form.fields | query)
     early = envelope.wish({"source": "may follow"} | form.fields | query)
-    return await _receive(service, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type)
+    return await _receive(
+        service, caller, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type
+    )
+
+
+def _allow(caller: Caller, given: dict[str, str]) -> None:
+    """Refuse a Source that the key is not bound to, as early as it is named. Raises Forbidden."""
+    if "source" in given and not caller.may_use(given["source"]):
+        text = "This key may not import into this source."
+        raise Forbidden(text, issues=[issue("source", "forbidden", text)])
 
 
 async def _receive(
     service: Service,
+    caller: Caller,
     body: AsyncIterator[bytes],
     wish: Callable[[], Wish],
     resumable: bool,
@@ -143,7 +160,9 @@ async def _receive(
     content_type: str | None = None,
 ) -> UUID:
     def asked() -> tuple[str, Options]:
-        return (found := wish()).source, found.options
+        found = wish()
+        _allow(caller, {"source": found.source})
+        return found.source, found.options
 
     return await receive(
         body,
@@ -153,6 +172,8 @@ async def _receive(
         segment_bytes=service.segment_bytes if resumable else None,
         name=name,
         content_type=content_type,
+        created_by=caller.name,
+        limits=service.limits,
     )
 
 

@@ -22,7 +22,7 @@ from rollcall import imports, rejects
 from rollcall.errors import NotFound
 from rollcall.records import Plan, cells, message
 from rollcall.rejects import Reject
-from rollcall.web import Service, Serving
+from rollcall.web import Asking, Service, Serving
 from rollcall.web.answers import PROBLEMS, Answer
 from rollcall.web.imports import JobId
 
@@ -57,6 +57,7 @@ class RejectsShown(Answer):
 )
 async def show(
     service: Serving,
+    caller: Asking,
     job_id: JobId,
     format: Literal["json", "csv", "ndjson"] = "json",  # noqa: A002
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="`next` of the page before; only for json.")] = 0,
@@ -64,7 +65,7 @@ async def show(
 ) -> RejectsShown | Response:
     """In the order of the file."""
     async with service.database.session() as tx:
-        job = await imports.show(tx, job_id)
+        job = await imports.show(tx, job_id, caller.sources)
         if job is None:
             raise NotFound("There is no import with this jobId.")
         if format == "json":

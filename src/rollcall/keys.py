@@ -1,0 +1,114 @@
+"""API keys: who may ask, and for which Sources.
+
+A key is `rk_`, 16 hex digits that are public (its id, by which it is found and listed) and a secret of 256 random bits.
+The secret is shown once; what is stored is its SHA-256. That is enough: bcrypt and its like slow down the guessing of
+what people choose, and nobody guesses 256 bits; here they would only make every request slow.
+
+A revoked key stays, as a row that admits nobody. So who revokes the last one closes the door, and does not open it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from rollcall.database import Connection
+from rollcall.errors import Conflict, NotFound
+
+PREFIX = "rk_"
+FORM = re.compile(PREFIX + "([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+NOBODYS = secrets.token_bytes(32)
+"""What the secret of a key with an unknown id is compared with."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a key's name, and the Sources it is bound to (None: it is not). Without keys, anybody."""
+
+    name: str | None = None
+    sources: list[str] | None = None
+
+    def may_use(self, source: str) -> bool:
+        return self.sources is None or source in self.sources
+
+
+@dataclass(frozen=True)
+class Key:
+    """A live key as it is listed. `used_at` is right to a minute."""
+
+    id: str
+    name: str
+    sources: list[str] | None
+    created_at: datetime
+    used_at: datetime | None
+
+
+async def create(tx: Connection, name: str, sources: list[str] | None = None) -> str:
+    """A new key, the only time that it is seen. Raises Conflict when a live one has this name."""
+    key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    cursor = await tx.execute(
+        """insert into rollcall.keys (id, sha256, name, sources, created_at)
+           values (%s, %s, %s, %s, clock_timestamp())
+           on conflict (name) where revoked_at is null do nothing returning 1""",
+        (key_id, _digest(secret), name, sources),
+    )
+    if await cursor.fetchone() is None:
+        raise Conflict(f"There is a key named {name} already. Revoke that one, or choose another name.")
+    return f"{PREFIX}{key_id}_{secret}"
+
+
+async def revoke(tx: Connection, name: str) -> None:
+    """From now on this key admits nobody. Raises NotFound."""
+    cursor = await tx.execute(
+        """update rollcall.keys set revoked_at = clock_timestamp() where name = %s and revoked_at is null
+           returning 1""",
+        (name,),
+    )
+    if await cursor.fetchone() is None:
+        raise NotFound(f"There is no key named {name}. `rollcall keys list` shows those there are.")
+
+
+async def live(tx: Connection) -> list[Key]:
+    """Those that are not revoked, in the order they were made."""
+    async with tx.cursor(row_factory=class_row(Key)) as cursor:
+        await cursor.execute(
+            """select id, name, sources, created_at, used_at from rollcall.keys
+                where revoked_at is null order by created_at, id"""
+        )
+        return await cursor.fetchall()
+
+
+async def any_made(tx: Connection) -> bool:
+    """Whether there is a key, live or revoked: then nobody is admitted without one."""
+    row = await (await tx.execute("select exists (select from rollcall.keys)")).fetchone()
+    return bool(row and row[0])
+
+
+async def caller(tx: Connection, key: str) -> Caller | None:
+    """Whose key this is; None when it is nobody's. An unknown id costs what a wrong secret costs."""
+    parts = FORM.fullmatch(key)
+    if parts is None:
+        return None
+    row = await (
+        await tx.execute(
+            """select sha256, name, sources, coalesce(used_at < clock_timestamp() - interval '1 minute', true)
+                 from rollcall.keys where id = %s and revoked_at is null""",
+            (parts[1],),
+        )
+    ).fetchone()
+    same = hmac.compare_digest(_digest(parts[2]), row[0] if row else NOBODYS)
+    if row is None or not same:
+        return None
+    if row[3]:
+        await tx.execute("update rollcall.keys set used_at = clock_timestamp() where id = %s", (parts[1],))
+    return Caller(row[1], row[2])
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

@@ -1,0 +1,127 @@
+"""API keys where they are kept, and the commands that make, list and revoke them."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from rollcall import embedded, keys
+from rollcall.database import Connection, Database
+from rollcall.errors import Conflict, NotFound
+from rollcall.keys import Caller
+from service import rows
+from test_cli import ask, rollcall
+
+
+@pytest.fixture
+async def tx(database_url: str) -> AsyncGenerator[Connection, None]:
+    async with Database(database_url) as database, database.session() as tx:
+        yield tx
+
+
+def with_other(key: str, at: int) -> str:
+    return f"{key[:at]}{'0' if key[at] == '1' else '1'}{key[at + 1 :]}"
+
+
+async def test_a_key_is_known_and_nothing_like_it(tx: Connection) -> None:
+    key = await keys.create(tx, "crm", ["a", "b"])
+    assert keys.FORM.fullmatch(key)
+    assert await keys.caller(tx, key) == Caller("crm", ["a", "b"])
+    for other in (*(with_other(key, at) for at in range(len(key))), key[:-1], key + "0", key.upper(), "", "rk_", "\0"):
+        assert await keys.caller(tx, other) is None, other
+    assert await keys.caller(tx, await keys.create(tx, "all")) == Caller("all", None)
+
+
+async def test_keys_are_random_and_their_secrets_are_not_kept(tx: Connection, database_url: str) -> None:
+    made = [await keys.create(tx, str(number)) for number in range(20)]
+    secrets = [key.split("_", 2)[2] for key in made]
+    assert len({secret[at] for secret in secrets for at in range(43)}) > 40
+    assert len(set(secrets)) == 20
+    kept = repr(rows(database_url, "select k::text from rollcall.keys k"))
+    assert all(key.split("_")[1] in kept for key in made)
+    assert not any(secret in kept or secret.encode().hex() in kept for secret in secrets)
+
+
+async def test_an_unknown_id_is_compared_like_a_wrong_secret(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, compared, compare = await keys.create(tx, "crm"), [], hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    for wrong in (with_other(key, 5), with_other(key, 30)):
+        assert await keys.caller(tx, wrong) is None
+    assert await keys.caller(tx, key)
+    assert compared == [(32, 32)] * 3
+
+
+async def test_a_revoked_key_admits_nobody_and_frees_its_name(tx: Connection) -> None:
+    assert not await keys.any_made(tx)
+    key = await keys.create(tx, "crm")
+    with pytest.raises(Conflict):
+        await keys.create(tx, "crm")
+    await keys.revoke(tx, "crm")
+    assert await keys.caller(tx, key) is None
+    assert await keys.live(tx) == []
+    assert await keys.any_made(tx)
+    with pytest.raises(NotFound):
+        await keys.revoke(tx, "crm")
+    other = await keys.create(tx, "crm")
+    assert await keys.caller(tx, key) is None
+    assert await keys.caller(tx, other)
+
+
+async def test_the_last_use_is_written_once_a_minute(tx: Connection) -> None:
+    async def used() -> object:
+        return (await keys.live(tx))[0].used_at
+
+    key = await keys.create(tx, "crm")
+    await keys.caller(tx, with_other(key, 30))
+    assert await used() is None
+    await keys.caller(tx, key)
+    first = await used()
+    assert first
+    await keys.caller(tx, key)
+    assert await used() == first
+    await tx.execute("update rollcall.keys set used_at = used_at - interval '61 s'")
+    await keys.caller(tx, key)
+    assert await used() > first  # type: ignore[operator]
+
+
+def test_commands(tmp_path: Path, database_url: str) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = rollcall(tmp_path, "keys", *arguments, DATABASE_URL=database_url)
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("list") == (0, "No keys.\n", "")
+    status, key, said = run("create", "shop", "--source", "crm", "--source", "web")
+    assert status == 0
+    assert keys.FORM.fullmatch(key.strip())
+    assert "only time" in said
+    assert run("create", "shop")[0::2] == (
+        1,
+        "Error: There is a key named shop already. Revoke that one, or choose another name.\n",
+    )
+    status, listed, _ = run("list")
+    assert re.search(rf"^{key[:19]}_… +shop +crm, web +\d{{4}}-\d\d-\d\d \d\d:\d\d UTC +never$", listed, re.MULTILINE)
+    assert key.split("_", 2)[2].strip() not in listed
+    status, said, _ = run("revoke", "shop")
+    assert (status, "until you create another, the API answers nobody" in said) == (0, True)
+    assert run("revoke", "shop")[0] == 1
+    assert ask(database_url, "select count(*) from rollcall.keys where revoked_at is not null") == 1
+    for wrong in (["create", ""], ["create", "a\nb"], ["create", "x" * 101], ["create", "x", "--source", ""]):
+        assert run(*wrong)[0] == 2
+
+
+def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path, tmp_path: Path) -> None:
+    with embedded.postgres(data_dir) as server:
+        made = rollcall(tmp_path, "keys", "create", "shop", "--data-dir", str(data_dir))
+        assert made.returncode == 0, made.stderr
+        assert ask(server.url, "select name from rollcall.keys") == "shop"
+        assert server.alive
+    assert "shop" in rollcall(tmp_path, "keys", "list", "--data-dir", str(data_dir)).stdout
