@@ -19,6 +19,14 @@ create table rollcall.workers (
     beat timestamptz not null
 );
 
+-- What workers have counted, all of them together: Prometheus counters by name and label.
+create table rollcall.figures (
+    name  text not null,
+    label text not null,
+    value double precision not null,
+    primary key (name, label)
+);
+
 create table rollcall.uploads (
     id           uuid primary key,
     state        text not null check (state in ('arriving', 'complete')),
