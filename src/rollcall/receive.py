@@ -27,7 +27,7 @@ from rollcall.database import Connection, Database
 from rollcall.errors import DatabaseDown, InvalidInput, RollcallError, StoreDown, TooManyRequests
 from rollcall.options import Options
 from rollcall.storage import Segment, Store, new_key
-from rollcall.telemetry import RECEIVED_BYTES
+from rollcall.telemetry import RECEIVED_BYTES, SEGMENT_RETRIES
 
 RETRY_SECONDS = (0, 3, 5, 10, 20)
 """Pauses before a Segment of a resumable upload is put once more: the brief's."""
@@ -158,6 +158,7 @@ async def _put_again(store: Store, key: str, body: bytes) -> tuple[int, bytes]:
         try:
             return await store.put(key, _once(body))
         except StoreDown:
+            SEGMENT_RETRIES.inc()
             log.warning("segment.retry", seconds=seconds)
             await asyncio.sleep(seconds)
     return await store.put(key, _once(body))

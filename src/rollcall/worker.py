@@ -94,7 +94,7 @@ class Worker:
         """One look around; True when there is nothing more to do."""
         if time.monotonic() - self._beaten >= BEAT_SECONDS:
             await workers.beat(control, self._number, self._name)
-            await self._report(control)
+            await self.report(control)
             self._beaten = time.monotonic()
         if self._draining.is_set():
             return True
@@ -107,7 +107,7 @@ class Worker:
             pass
         return False
 
-    async def _report(self, control: Connection) -> None:
+    async def report(self, control: Connection) -> None:
         """What was counted since the last time; again, if the answer is lost."""
         counted = work()
         await workers.report(control, {key: value - self._reported.get(key, 0) for key, value in counted.items()})
@@ -235,7 +235,7 @@ class Worker:
             task.cancel()
         if self._control is not None and not self._slots:
             with suppress(psycopg.Error):
-                await self._report(self._control)
+                await self.report(self._control)
                 await workers.leave(self._control, self._number)
         log.info("worker.drained", worker=self._number)
 

@@ -20,6 +20,7 @@ from rollcall.database import Database
 from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
+from rollcall.telemetry import Figures
 
 JUDGES = 2
 """JSON bodies judged at the same time; each may take some hundred MiB."""
@@ -27,7 +28,8 @@ JUDGES = 2
 
 @dataclass(frozen=True)
 class Service:
-    """What handlers work with. `segment_bytes`: of resumable uploads; `body_bytes_max`: of one request."""
+    """What handlers work with. `segment_bytes`: of resumable uploads; `body_bytes_max`: of one request; `shown`: the
+    counters that were shown last."""
 
     database: Database
     store: Store
@@ -35,6 +37,7 @@ class Service:
     body_bytes_max: int
     limits: Limits
     judges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    shown: Figures = field(default_factory=dict)
 
 
 def _service(request: Request) -> Service:

@@ -164,6 +164,7 @@ class Requests:
         scope.setdefault("state", {})["request_id"] = request_id
         under_way, task = scope["app"].state.under_way, asyncio.current_task()
         under_way.add(task)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
 
         async def answer(message: Message) -> None:
             nonlocal status

@@ -1,16 +1,27 @@
-"""GET /metrics, for Prometheus: requests as this process saw them, imports as the database has them now.
+"""GET /metrics, for Prometheus: requests as this process saw them; all else as the database has it now.
 
-Labels are route templates and states, never anything of a person.
+Labels are route templates, states, codes and the like: as many as this program knows, whatever is sent to it.
 """
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest
+from collections.abc import Iterable, Iterator
 
-from rollcall import imports
-from rollcall.errors import Forbidden
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from rollcall import imports, workers
+from rollcall.database import Connection
+from rollcall.errors import Forbidden, ImportFailed, RollcallError, Unreadable
+from rollcall.telemetry import WORK, Figures
 from rollcall.web import Asking, Serving
+from rollcall.web.health import STALE_SECONDS
+
+STATES: tuple[imports.State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
+OUTCOMES = ("created", "updated", "unchanged", "skipped", "duplicate", "rejected")
 
 router = APIRouter(tags=["health"])
 
@@ -20,9 +31,62 @@ async def metrics(service: Serving, caller: Asking) -> Response:
     """They are about all Sources: not for a key that is bound to some."""
     if caller.sources is not None:
         raise Forbidden("This key is bound to sources, and metrics are about all of them. Use a key that is not.")
-    now = CollectorRegistry()
-    gauge = Gauge("rollcall_imports", "Imports by state.", ["state"], registry=now)
     async with service.database.session() as tx:
-        for state, count in (await imports.by_state(tx)).items():
-            gauge.labels(state).set(count)
-    return Response(generate_latest(REGISTRY) + generate_latest(now), media_type=CONTENT_TYPE_LATEST)
+        found = Found([*await _gauges(tx), *await _counters(tx, service.shown)])
+    return Response(generate_latest(REGISTRY) + generate_latest(found), media_type=CONTENT_TYPE_LATEST)
+
+
+class Found(Collector):
+    """What was found in the database at this moment."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+async def _gauges(tx: Connection) -> list[Metric]:
+    census = await imports.census(tx)
+    by_state = GaugeMetricFamily("rollcall_imports", "Imports by state.", labels=["state"])
+    for state in STATES:
+        by_state.add_metric([state], sum(count for each, _, count in census if each == state))
+    failed = GaugeMetricFamily("rollcall_imports_failed", "Failed imports by code.", labels=["code"])
+    by_code = {code: count for _, code, count in census if code}
+    for code in sorted({*_codes(Unreadable), ImportFailed.code}):
+        failed.add_metric([code], by_code.get(code, 0))
+    wait, alive = await imports.longest_wait(tx), await workers.count_alive(tx, STALE_SECONDS)
+    return [
+        by_state,
+        failed,
+        GaugeMetricFamily("rollcall_queue_oldest_seconds", "Age of the oldest queued import.", value=wait),
+        GaugeMetricFamily("rollcall_workers", "Workers that have shown themselves lately.", value=alive),
+    ]
+
+
+async def _counters(tx: Connection, shown: Figures) -> list[Metric]:
+    counts, sums = await imports.outcomes(tx), await workers.figures(tx)
+    records = {outcome: float(getattr(counts, outcome)) for outcome in OUTCOMES}
+    families = [_counter("rollcall_records", "Records of all imports by outcome.", "outcome", records, shown)]
+    for known in WORK.collect():
+        [label] = known.samples[0].labels
+        values = [sample.labels[label] for sample in known.samples]
+        found = {value: sums.get((known.name, value), 0.0) for value in values}
+        families.append(_counter(known.name, known.documentation, label, found, shown))
+    return families
+
+
+def _counter(name: str, documentation: str, label: str, found: dict[str, float], shown: Figures) -> Metric:
+    """Never lower than it was shown: when Postgres crashed, or a failed import is tried again, Records are read again;
+    and whoever draws a rate takes a counter that fell for one that began anew, and adds all of it."""
+    family = CounterMetricFamily(name, documentation, labels=[label])
+    for value, sum_ in found.items():
+        shown[name, value] = max(sum_, shown.get((name, value), 0.0))
+        family.add_metric([value], shown[name, value])
+    return family
+
+
+def _codes(family: type[RollcallError]) -> Iterator[str]:
+    yield family.code
+    for kind in family.__subclasses__():
+        yield from _codes(kind)
