@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import rollcall
@@ -28,7 +29,10 @@ from rollcall.settings import Settings
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-COMMANDS = ("up", "import", "check", "status", "rejects", "api", "worker", "migrate")
+COMMANDS = (
+    *("up", "import", "check", "status", "rejects", "keys create", "keys list", "keys revoke"),
+    *("api", "worker", "migrate"),
+)
 NEVER_SHOWN = {"REFUSED", "CONFLICT", "STOPPED", "DRAINING", "FENCED"}
 """A family's name, one for later, and signals between the worker's own parts."""
 
@@ -57,10 +61,24 @@ def tree(family: type[RollcallError]) -> Iterator[type[RollcallError]]:
         yield from tree(child)
 
 
+def command_of(line: str) -> list[str]:
+    """`keys create` of `rollcall keys create NAME --source crm`."""
+    words = line.split()[1:]
+    return words[: 2 if words[0] == "keys" else 1]
+
+
+def registered(group: typer.Typer) -> Iterator[str]:
+    for info in group.registered_commands:
+        yield info.name or (info.callback.__name__ if info.callback else "")
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        yield from (f"{inner.name} {name}" for name in registered(inner.typer_instance))
+
+
 def commands() -> str:
     lines = ["# Commands", "", "As `--help` says it. Settings, exit statuses and examples of HTTP are in the README."]
     for command in COMMANDS:
-        shown = CliRunner().invoke(app, [command, "--help"], prog_name="rollcall", terminal_width=100)
+        shown = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="rollcall", terminal_width=100)
         lines += ["", f"## rollcall {command}", "", "```", shown.stdout.strip(), "```"]
     return "\n".join(lines) + "\n"
 
@@ -115,8 +133,8 @@ def test_requests() -> None:
 
 
 def test_commands() -> None:
-    named = {cell.split()[1] for cell in first_cells(section("Commands"))}
-    assert named == {info.name or (info.callback and info.callback.__name__) for info in app.registered_commands}
+    named = {" ".join(command_of(cell)) for cell in first_cells(section("Commands"))}
+    assert named == set(registered(app))
     assert named == set(COMMANDS)
 
 
@@ -158,7 +176,7 @@ def test_changelog_knows_the_version() -> None:
 @pytest.mark.parametrize("line", re.findall(r"(?:^\$ |^\.venv/bin/|^\| `)(rollcall [^`\n]*)", README, re.MULTILINE))
 def test_commands_of_the_readme_exist(line: str) -> None:
     words = shlex.split(line)
-    shown = CliRunner().invoke(app, [words[1], "--help"])
+    shown = CliRunner().invoke(app, [*command_of(line), "--help"])
     assert shown.exit_code == 0
     assert all(word in shown.stdout for word in words if word.startswith("--"))
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hmac
 import re
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rollcall import embedded, keys
+from rollcall.cli import app
 from rollcall.database import Connection, Database
 from rollcall.errors import Conflict, NotFound
 from rollcall.keys import Caller
 from service import rows
-from test_cli import ask, rollcall
+from test_cli import ask, environment, rollcall
+from test_up import free_port
 
 
 @pytest.fixture
@@ -93,10 +98,10 @@ async def test_the_last_use_is_written_once_a_minute(tx: Connection) -> None:
     assert await used() > first  # type: ignore[operator]
 
 
-def test_commands(tmp_path: Path, database_url: str) -> None:
+def test_commands(database_url: str) -> None:
     def run(*arguments: str) -> tuple[int, str, str]:
-        done = rollcall(tmp_path, "keys", *arguments, DATABASE_URL=database_url)
-        return done.returncode, done.stdout, done.stderr
+        done = CliRunner().invoke(app, ["keys", *arguments], env={"DATABASE_URL": database_url})
+        return done.exit_code, done.stdout, done.stderr
 
     assert run("list") == (0, "No keys.\n", "")
     status, key, said = run("create", "shop", "--source", "crm", "--source", "web")
@@ -125,3 +130,31 @@ def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path, tmp_pa
         assert ask(server.url, "select name from rollcall.keys") == "shop"
         assert server.alive
     assert "shop" in rollcall(tmp_path, "keys", "list", "--data-dir", str(data_dir)).stdout
+
+
+def test_others_are_listened_to_once_there_is_a_key(tmp_path: Path, database_url: str) -> None:
+    settings = {"DATABASE_URL": database_url, "HOST": "0.0.0.0", "PORT": str(free_port())}
+    for command in ("api", "up"):
+        refused = rollcall(tmp_path, command, **settings)
+        assert refused.returncode == 1
+        assert "does not listen on 0.0.0.0" in refused.stderr
+        assert "rollcall keys create" in refused.stderr
+    key = rollcall(tmp_path, "keys", "create", "all", **settings).stdout.strip()
+    up = subprocess.Popen(
+        [sys.executable, "-m", "rollcall", "up"],
+        env=environment(DATA_DIR=str(tmp_path), **settings),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert up.stderr is not None
+        said = ""
+        while not said.startswith("  curl ") and up.poll() is None:
+            said = up.stderr.readline()
+        for given, answer in ((key, "jobId"), (key[:-1], "UNAUTHORIZED")):
+            pasted = subprocess.run(said, shell=True, capture_output=True, text=True, env={"ROLLCALL_API_KEY": given})
+            assert answer in pasted.stdout, said
+    finally:
+        up.terminate()
+        _, rest = up.communicate(timeout=30)
+    assert key not in rest
