@@ -93,6 +93,15 @@ def database_url(cluster: str, template: str) -> Iterator[str]:
     _administer(cluster, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
+@pytest.fixture
+def empty_database_url(cluster: str) -> Iterator[str]:
+    """A database that Rollcall has never seen."""
+    name = f"rollcall_empty_{uuid4().hex}"
+    _administer(cluster, sql.SQL("create database {}").format(sql.Identifier(name)))
+    yield _url(cluster, name)
+    _administer(cluster, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """The folder of the hard inputs."""

@@ -6,6 +6,7 @@ The floors, from the top; nothing imports what stands above it (the contract in 
     stories     pipeline receive sweep · lane reading        with the doors, the only ones that open transactions
     keepers     imports ledger uploads contacts rejects workers keys      one table family each, all its SQL
     words       options
+    schema      migrations/                          numbered files; adopts a contacts table from before
     library     records/                             bytes in, Parts out; knows no table
     machines    storage database embedded
     ground      settings · errors telemetry

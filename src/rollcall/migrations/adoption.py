@@ -58,13 +58,13 @@ select i.indexrelid::regclass::text as name, i.indisprimary as primary,
   from pg_index i where i.indrelid = 'public.contacts'::regclass and i.indisunique
 """
 RANKED: LiteralString = """
-with ranked as (
-  select c.*, row_number() over (partition by source, key order by imported_at desc nulls last, c.ctid desc) as rank
-    from (select t.ctid, t.source::text collate "C" as source, t.email::text collate "C" as email,
-                 lower(btrim(t.email::text, %(blanks)s) collate "C") as key, t.name is null as nameless,
-                 coalesce(to_jsonb(t) ->> 'id', t.ctid::text) as place,
-                 (to_jsonb(t) ->> 'imported_at')::timestamptz as imported_at
-            from public.contacts t) c)
+with spelled as (
+  select ctid as place, {id} as id, {imported_at} as imported_at, name is null as nameless,
+         source::text collate "C" as source, email::text collate "C" as email,
+         lower(btrim(email::text, %(blanks)s) collate "C") as key from public.contacts),
+ranked as (
+  select *, row_number() over (partition by source, key order by imported_at desc nulls last, place desc) as rank
+    from spelled)
 """
 OLDER: LiteralString = "rank > 1 and email is not null and source is not null"
 MISSPELLED: LiteralString = "email <> key"
@@ -143,8 +143,9 @@ async def adopt(tx: Connection, *, keep_newest: bool) -> None:
     async with tx.cursor(row_factory=class_row(Unique)) as cursor:
         uniques = await (await cursor.execute(UNIQUE)).fetchall()
     _refuse([*_rights(*table), *_shape(columns, uniques)])
-    deleted, respelled = await _keep_newest(tx) if keep_newest else (0, 0)
-    _refuse(await _rows(tx))
+    ranked = _ranked(columns)
+    deleted, respelled = await _keep_newest(tx, ranked) if keep_newest else (0, 0)
+    _refuse(await _rows(tx, ranked))
     await _change(tx, columns, uniques)
     log.info("contacts.adopted", deleted=deleted, respelled=respelled)
 
@@ -202,7 +203,14 @@ def _shape(columns: dict[str, Column], uniques: list[Unique]) -> list[dict[str, 
     return problems
 
 
-async def _rows(tx: Connection) -> list[dict[str, Any]]:
+def _ranked(columns: dict[str, Column]) -> LiteralString:
+    """The contacts, each with its email as Rollcall spells it and its rank, newest first, among those of that key."""
+    contact: LiteralString = "id::text" if "id" in columns else "ctid::text"
+    imported_at: LiteralString = "imported_at" if "imported_at" in columns else "null::timestamptz"
+    return RANKED.format(id=contact, imported_at=imported_at)
+
+
+async def _rows(tx: Connection, ranked: LiteralString) -> list[dict[str, Any]]:
     found = []
     kinds: list[tuple[str, LiteralString, str]] = [
         ("duplicate", OLDER, "have the source and email of a newer one. `rollcall migrate --keep-newest` deletes them"),
@@ -210,33 +218,26 @@ async def _rows(tx: Connection) -> list[dict[str, Any]]:
         ("null", EMPTY, "have no email, no source or no name. Fill these in, or delete the contacts"),
     ]
     for code, condition, what in kinds:
-        rows = await (
-            await tx.execute(
-                RANKED
-                + "select place, count(*) over () from ranked where "
-                + condition
-                + " order by place limit %(named)s",
-                {"blanks": BLANKS, "named": NAMED},
-            )
-        ).fetchall()
+        these: LiteralString = (
+            "select id, count(*) over () from ranked where " + condition + " order by id limit %(named)s"
+        )
+        rows = await (await tx.execute(ranked + these, {"blanks": BLANKS, "named": NAMED})).fetchall()
         if rows:
             more = ", …" if rows[0][1] > NAMED else ""
             found.append(_problem(code, f"{rows[0][1]:,} contacts {what}: {', '.join(row[0] for row in rows)}{more}"))
     return found
 
 
-async def _keep_newest(tx: Connection) -> tuple[int, int]:
+async def _keep_newest(tx: Connection, ranked: LiteralString) -> tuple[int, int]:
     """Delete the older ones, mend the others' emails; how many."""
-    deleted = await tx.execute(
-        RANKED + "delete from public.contacts c using ranked where c.ctid = ranked.ctid and " + OLDER,
-        {"blanks": BLANKS},
+    delete: LiteralString = "delete from public.contacts where ctid in (select place from ranked where " + OLDER + ")"
+    update: LiteralString = (
+        "update public.contacts c set email = r.key from (select place, key from ranked where "
+        + MISSPELLED
+        + ") r where c.ctid = r.place"
     )
-    respelled = await tx.execute(
-        RANKED
-        + "update public.contacts c set email = ranked.key from ranked where c.ctid = ranked.ctid and ranked."
-        + MISSPELLED,
-        {"blanks": BLANKS},
-    )
+    deleted = await tx.execute(ranked + delete, {"blanks": BLANKS})
+    respelled = await tx.execute(ranked + update, {"blanks": BLANKS})
     return deleted.rowcount, respelled.rowcount
 
 

@@ -1,0 +1,188 @@
+-- The schema as pg_dump says it. Written by: WRITE_SCHEMA=1 .venv/bin/pytest tests/test_migrate.py -k schema
+CREATE SCHEMA rollcall;
+CREATE FUNCTION rollcall.account(job uuid) RETURNS TABLE(read bigint, created bigint, updated bigint, unchanged bigint, skipped bigint, duplicate bigint, rejected bigint, "position" bigint)
+    LANGUAGE sql STABLE
+    AS $$
+    select coalesce(sum(p.read), 0), coalesce(sum(p.created), 0), coalesce(sum(p.updated), 0),
+           coalesce(sum(p.unchanged), 0), coalesce(sum(p.skipped), 0), coalesce(sum(p.duplicate), 0),
+           coalesce(sum(p.rejected), 0), coalesce(max(p.position), 0)
+      from rollcall.import_parts p where p.import_id = job
+$$;
+CREATE TABLE public.contacts (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    email text NOT NULL COLLATE pg_catalog."C",
+    source text NOT NULL COLLATE pg_catalog."C",
+    attributes jsonb DEFAULT '{}'::jsonb NOT NULL,
+    imported_at timestamp with time zone NOT NULL,
+    import_id uuid,
+    record bigint
+);
+CREATE TABLE rollcall.figures (
+    name text NOT NULL,
+    label text NOT NULL,
+    value double precision NOT NULL
+);
+CREATE TABLE rollcall.import_parts (
+    import_id uuid NOT NULL,
+    lane integer NOT NULL,
+    first bigint NOT NULL,
+    last bigint NOT NULL,
+    attempt integer NOT NULL,
+    "position" bigint NOT NULL,
+    read integer DEFAULT 0 NOT NULL,
+    created integer DEFAULT 0 NOT NULL,
+    updated integer DEFAULT 0 NOT NULL,
+    unchanged integer DEFAULT 0 NOT NULL,
+    skipped integer DEFAULT 0 NOT NULL,
+    duplicate integer DEFAULT 0 NOT NULL,
+    rejected integer DEFAULT 0 NOT NULL,
+    CONSTRAINT import_parts_check CHECK ((last >= first)),
+    CONSTRAINT import_parts_check1 CHECK ((read = (((((created + updated) + unchanged) + skipped) + duplicate) + rejected)))
+);
+CREATE TABLE rollcall.imports (
+    id uuid NOT NULL,
+    seq bigint NOT NULL,
+    source text NOT NULL COLLATE pg_catalog."C",
+    upload_id uuid NOT NULL,
+    bytes_total bigint NOT NULL,
+    sha256 bytea,
+    state text NOT NULL,
+    options jsonb NOT NULL,
+    plan jsonb,
+    attempt integer DEFAULT 0 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    worker integer,
+    read bigint DEFAULT 0 NOT NULL,
+    created bigint DEFAULT 0 NOT NULL,
+    updated bigint DEFAULT 0 NOT NULL,
+    unchanged bigint DEFAULT 0 NOT NULL,
+    skipped bigint DEFAULT 0 NOT NULL,
+    duplicate bigint DEFAULT 0 NOT NULL,
+    rejected bigint DEFAULT 0 NOT NULL,
+    total bigint,
+    error_code text,
+    error_message text,
+    created_by text,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    CONSTRAINT imports_check CHECK ((read = (((((created + updated) + unchanged) + skipped) + duplicate) + rejected))),
+    CONSTRAINT imports_check1 CHECK (((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT imports_check2 CHECK (((state = 'running'::text) OR (worker IS NULL))),
+    CONSTRAINT imports_check3 CHECK (((state = 'failed'::text) = (error_code IS NOT NULL))),
+    CONSTRAINT imports_check4 CHECK (((state <> 'succeeded'::text) OR (total = read))),
+    CONSTRAINT imports_source_check CHECK (((length(source) >= 1) AND (length(source) <= 100))),
+    CONSTRAINT imports_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
+);
+ALTER TABLE rollcall.imports ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME rollcall.imports_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE rollcall.keys (
+    id text NOT NULL COLLATE pg_catalog."C",
+    sha256 bytea NOT NULL,
+    name text NOT NULL,
+    sources text[],
+    created_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    CONSTRAINT keys_name_check CHECK (((length(name) >= 1) AND (length(name) <= 100))),
+    CONSTRAINT keys_sha256_check CHECK ((length(sha256) = 32)),
+    CONSTRAINT keys_sources_check CHECK ((cardinality(sources) > 0))
+);
+CREATE TABLE rollcall.migrations (
+    name text NOT NULL,
+    sha256 text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE rollcall.rejects (
+    import_id uuid NOT NULL,
+    record bigint NOT NULL,
+    field text,
+    code text NOT NULL,
+    value text,
+    raw bytea NOT NULL
+);
+CREATE TABLE rollcall.segments (
+    upload_id uuid NOT NULL,
+    "offset" bigint NOT NULL,
+    key text NOT NULL,
+    state text NOT NULL,
+    length bigint,
+    sha256 bytea,
+    CONSTRAINT segments_check CHECK (((state = 'durable'::text) = ((length IS NOT NULL) AND (sha256 IS NOT NULL)))),
+    CONSTRAINT segments_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'durable'::text])))
+);
+CREATE TABLE rollcall.uploads (
+    id uuid NOT NULL,
+    state text NOT NULL,
+    name text,
+    content_type text,
+    length bigint,
+    created_by text,
+    created_at timestamp with time zone NOT NULL,
+    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    completed_at timestamp with time zone,
+    CONSTRAINT uploads_check CHECK (((state = 'complete'::text) = ((completed_at IS NOT NULL) AND (length IS NOT NULL)))),
+    CONSTRAINT uploads_state_check CHECK ((state = ANY (ARRAY['arriving'::text, 'complete'::text])))
+);
+CREATE TABLE rollcall.workers (
+    seq integer NOT NULL,
+    name text NOT NULL,
+    beat timestamp with time zone NOT NULL
+);
+ALTER TABLE rollcall.workers ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME rollcall.workers_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+ALTER TABLE ONLY public.contacts
+    ADD CONSTRAINT contacts_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.contacts
+    ADD CONSTRAINT contacts_source_email_key UNIQUE (source, email);
+ALTER TABLE ONLY rollcall.figures
+    ADD CONSTRAINT figures_pkey PRIMARY KEY (name, label);
+ALTER TABLE ONLY rollcall.import_parts
+    ADD CONSTRAINT import_parts_pkey PRIMARY KEY (import_id, lane, first);
+ALTER TABLE ONLY rollcall.imports
+    ADD CONSTRAINT imports_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY rollcall.imports
+    ADD CONSTRAINT imports_seq_key UNIQUE (seq);
+ALTER TABLE ONLY rollcall.imports
+    ADD CONSTRAINT imports_upload_id_key UNIQUE (upload_id);
+ALTER TABLE ONLY rollcall.keys
+    ADD CONSTRAINT keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY rollcall.migrations
+    ADD CONSTRAINT migrations_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY rollcall.rejects
+    ADD CONSTRAINT rejects_pkey PRIMARY KEY (import_id, record);
+ALTER TABLE ONLY rollcall.segments
+    ADD CONSTRAINT segments_key_key UNIQUE (key);
+ALTER TABLE ONLY rollcall.segments
+    ADD CONSTRAINT segments_pkey PRIMARY KEY (upload_id, "offset");
+ALTER TABLE ONLY rollcall.uploads
+    ADD CONSTRAINT uploads_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY rollcall.workers
+    ADD CONSTRAINT workers_pkey PRIMARY KEY (seq);
+CREATE INDEX imports_file ON rollcall.imports USING btree (source, sha256, seq);
+CREATE INDEX imports_open ON rollcall.imports USING btree (source, seq) WHERE (state = ANY (ARRAY['queued'::text, 'running'::text]));
+CREATE UNIQUE INDEX imports_running ON rollcall.imports USING btree (source) WHERE (state = 'running'::text);
+CREATE INDEX imports_source ON rollcall.imports USING btree (source, seq);
+CREATE UNIQUE INDEX keys_live ON rollcall.keys USING btree (name) WHERE (revoked_at IS NULL);
+CREATE INDEX uploads_arriving ON rollcall.uploads USING btree (created_at) WHERE (state = 'arriving'::text);
+ALTER TABLE ONLY rollcall.import_parts
+    ADD CONSTRAINT import_parts_import_id_fkey FOREIGN KEY (import_id) REFERENCES rollcall.imports(id) ON DELETE CASCADE;
+ALTER TABLE ONLY rollcall.imports
+    ADD CONSTRAINT imports_upload_id_fkey FOREIGN KEY (upload_id) REFERENCES rollcall.uploads(id);
+ALTER TABLE ONLY rollcall.rejects
+    ADD CONSTRAINT rejects_import_id_fkey FOREIGN KEY (import_id) REFERENCES rollcall.imports(id) ON DELETE CASCADE;
+ALTER TABLE ONLY rollcall.segments
+    ADD CONSTRAINT segments_upload_id_fkey FOREIGN KEY (upload_id) REFERENCES rollcall.uploads(id) ON DELETE CASCADE;
