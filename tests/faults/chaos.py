@@ -30,7 +30,7 @@ from faults import oracle
 from faults.harness import Site, Worker, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
-from rollcall import database, embedded, pipeline
+from rollcall import embedded, migrations, pipeline
 from rollcall.errors import DatabaseDown
 
 HASTE = 5.0
@@ -217,7 +217,7 @@ async def main(seed: int, seconds: float) -> int:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(empty_folder())
         server = stack.enter_context(embedded.postgres(folder, options=SERVER))
-        await database.migrate(server.url)
+        await migrations.migrate(server.url)
         await oracle.instrument(server.url, slow=0.02)
         between = await stack.enter_async_context(proxy(server.url))
         place = await stack.enter_async_context(site(server.url, folder))
