@@ -310,6 +310,21 @@ async def test_nothing_is_committed_after_a_cancel_has_returned(place: Site, sha
     assert await oracle.violations(place.url, {job_id: FILE}) == []
 
 
+@pytest.mark.usefixtures("slowly")
+async def test_many_cancels_at_once_while_shares_commit(place: Site) -> None:
+    job_id = await place.post("crm", FILE.csv())
+    carrying = asyncio.create_task(place.carry(await place.claim()))
+    await until(lambda: place.shares(job_id, at_least=1), 20, "a Share is committed")
+
+    await asyncio.gather(*(pipeline.cancel(place.database, job_id) for _ in range(4)))
+
+    cancelled = await place.show(job_id)
+    assert cancelled == await asyncio.wait_for(carrying, 10)
+    await assert_counts_are_the_ledgers(place, cancelled)
+    states = await place.query("select state from oracle.history where import_id = %s", job_id)
+    assert states.count(("cancelled",)) == 1
+
+
 async def test_cancel_of_a_frozen_share(database_url: str, tmp_path: Path) -> None:
     """The COMMIT of a Share never arrives; its session is ended after a second, and its COMMIT comes too late."""
     await oracle.instrument(database_url)
@@ -355,10 +370,13 @@ async def test_cancel_twice_and_of_what_is_final(place: Site) -> None:
     await pipeline.cancel(place.database, queued)
     cancelled = await place.show(queued)
     loaded = await place.load("crm", GOOD)
+    failed = await place.load("crm", BAD, onInvalid="fail")
 
     await pipeline.cancel(place.database, queued)
     await pipeline.cancel(place.database, loaded.id)
+    await pipeline.cancel(place.database, failed.id)
 
+    assert await place.show(failed.id) == failed
     assert await place.show(queued) == cancelled
     assert await place.show(loaded.id) == loaded
     assert loaded.state == "succeeded"

@@ -125,3 +125,18 @@ async def test_a_file_that_breaks_off_is_seen_to(database_url: str, tmp_path: Pa
             with pytest.raises(httpx.RemoteProtocolError):
                 await client.get(f"{location}/rejects", params={"format": form})
         assert (await client.get("/health/live")).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "ndjson"])
+async def test_rejects_that_were_deleted_are_not_passed_over_in_silence(
+    database_url: str, tmp_path: Path, form: str
+) -> None:
+    async with served(database_url, tmp_path) as client:
+        location = await reject(client, database_url, RAWS)
+        with psycopg.connect(database_url) as connection:
+            connection.execute("delete from rollcall.rejects")
+        answer = await client.get(f"{location}/rejects", params={"format": form})
+        shown = (await client.get(location)).json()
+    assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+    assert "were deleted after their time" in answer.json()["error"]
+    assert (shown["counts"]["rejected"], shown["rejectsByCode"]) == (5, {})

@@ -23,7 +23,8 @@ def status(job_id: str | None, url: str, key: str | None) -> None:
             show.account(job_id, job)
             if job["state"] in ("queued", "running"):
                 show.console().print(show.pace(job))
-            show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), job["counts"]["rejected"])
+            if job["rejectsByCode"]:  # empty, too, when they were deleted after their time
+                show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), job["counts"]["rejected"])
 
     asyncio.run(ask())
 

@@ -20,6 +20,7 @@ from fastapi.responses import StreamingResponse
 
 from rollcall import imports, rejects
 from rollcall.errors import NotFound
+from rollcall.imports import FINAL
 from rollcall.records import Plan, cells, message
 from rollcall.rejects import Reject
 from rollcall.web import Asking, Service, Serving
@@ -68,6 +69,8 @@ async def show(
         job = await imports.show(tx, job_id, caller.sources)
         if job is None:
             raise NotFound("There is no import with this jobId.")
+        if job.rejected and job.state in FINAL and not await rejects.page(tx, job_id, after=0, limit=1):
+            raise NotFound("The rejected records were deleted after their time (REJECTS_RETENTION); the counts stay.")
         if format == "json":
             found = await rejects.page(tx, job_id, after=after, limit=limit)
             return RejectsShown(
