@@ -19,7 +19,8 @@ CSV = b"name,email\nAlice,alice@example.com\n"
 
 @pytest.fixture
 async def client(database_url: str, tmp_path: Path) -> AsyncGenerator[httpx.AsyncClient, None]:
-    async with served(database_url, tmp_path, max_upload_size=1 << 20, upload_chunk_size=65_536) as client:
+    limits = {"max_upload_size": 1 << 20, "upload_chunk_size": 65_536, "max_queued_imports": 1000}
+    async with served(database_url, tmp_path, **limits) as client:
         yield client
 
 
