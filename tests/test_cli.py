@@ -121,6 +121,8 @@ def test_import_again_changes_nothing_and_replaces_no_file(folder: Path, databas
         done = rollcall(folder, "import", "list.csv", "--source", "crm", DATABASE_URL=database_url)
     assert done.returncode == 0
     assert account(done.stdout)["created"] == 0
+    first = ask(database_url, "select id::text from rollcall.imports order by seq limit 1")
+    assert f"The same file came before, as {first}." in done.stdout
     assert (folder / "list.csv.rejects.csv").read_text() == "mine"
     assert (folder / "list.csv.rejects.2.csv").read_bytes() == (folder / "list.csv.rejects.3.csv").read_bytes()
 

@@ -78,6 +78,8 @@ def account(name: str, job: dict[str, Any], seconds: float | None = None) -> Non
     out.print(rows)
     if job["unprocessed"]:
         out.print(f"{job['unprocessed']:,} records were not processed.")
+    if job["sameFileAs"]:
+        out.print(f"The same file came before, as {job['sameFileAs']}.")
 
 
 def rejects(found: Iterable[dict[str, Any]], count: int) -> None:
