@@ -92,7 +92,7 @@ def started(data_dir: Path) -> Iterator[Up]:
     finally:
         if up.process.poll() is None:
             up.process.terminate()
-        up.process.communicate(timeout=30)
+        up.said += up.process.communicate(timeout=30)[1].splitlines()
         until(lambda: all(map(gone, up.children.values())), 30)
 
 
@@ -146,6 +146,14 @@ def test_up_restarts_what_dies_and_leaves_nothing_behind(data_dir: Path) -> None
             up.children |= children(up.process.pid)
         up.process.kill()
         until(lambda: all(map(gone, up.children.values())), 30)
+    events = [json.loads(line) for line in up.said if line.startswith("{")]
+    restarts = [event for event in events if event["event"] == "up.restart"]
+    assert [(event["child"], event.get("status")) for event in restarts] == [
+        ("worker", -signal.SIGKILL),
+        ("api", -signal.SIGKILL),
+        ("postgres", None),
+    ]
+    assert {"worker.ready", "request"} <= {event["event"] for event in events}
 
 
 @pytest.fixture

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 
 import httpx
 import psycopg
+import structlog
 import typer
 
-from rollcall import embedded, keys, workers
+from rollcall import embedded, keys, telemetry, workers
 from rollcall.database import Connection, Database, connect
 from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
@@ -51,6 +52,8 @@ if os.getppid() == int(owner):
     os.execv(command[0], command)
 """
 CONTACT = '{"source":"demo","data":[{"name":"Zoë Ångström","email":"zoe@example.com"}]}'
+
+log = structlog.get_logger()
 
 
 class CannotListen(RollcallError):
@@ -94,7 +97,7 @@ class Child:
             self.deaths = 1 if now - self.started > LIVED_SECONDS else self.deaths + 1
             self.due = now + BACKOFF_SECONDS[min(self.deaths, len(BACKOFF_SECONDS)) - 1]
             self.process = None
-            _say(f"The {self.name} ended with status {status}; it is started again.")
+            log.error("up.restart", child=self.name, status=status)
         if self.process is None and now >= self.due:
             self.start()
 
@@ -168,6 +171,7 @@ async def keys_made(url: str) -> bool:
 
 def run(settings: Settings) -> None:
     """Run everything until SIGINT or SIGTERM. Raises CannotListen, StartFailed; EmbeddedFailed and the like."""
+    telemetry.configure(settings.log_format)
     _refuse_taken(settings)
     server = None
     try:
@@ -202,10 +206,10 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
         await _ready(settings, (api, worker), stopping, with_key=await keys_made(url))
         while not stopping.is_set():
             if server is not None and not server.alive:
-                _say("The embedded Postgres ended; it is started again.")
+                log.error("up.restart", child="postgres")
                 server.start()
             if await watch.frozen(worker):
-                _say("The worker does not move any more; it is killed.")
+                log.error("up.frozen", child="worker")
                 worker.kill()
             api.tend()
             worker.tend()
