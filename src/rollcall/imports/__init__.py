@@ -1,0 +1,49 @@
+"""Imports: what was wished, how far it is, and who works on it. The table is its own queue.
+
+Every statement on `rollcall.imports` is a function here; `tx` comes first, and none of them opens or commits. Claim,
+take, release, close, fail, cancel and retry are single statements (the last two one simple-query string): run on a
+connection in autocommit, nobody can freeze between their halves. `attempt` fences: it only rises, and whoever works
+under an older one finds no row. The reasons for each form are the holes that a prototype fell into; they are named
+where they matter.
+
+    entry      what an import is; create, show, list
+    holding    who works on it: claim, look, take, freeze, fence, release
+    ending     close, fail, cancel, and retry
+    census     figures over all of them
+"""
+
+from rollcall.imports.census import census, count_open, count_queued, longest_wait, outcomes
+from rollcall.imports.ending import cancel, close, fail, fail_check, retry
+from rollcall.imports.entry import FINAL, Counts, Import, State, create, new_id, page, show, standing
+from rollcall.imports.holding import CRASHES_MAX, LARGE_BYTES, Held, claim, fence, freeze, look, release, take
+
+__all__ = [
+    "CRASHES_MAX",
+    "FINAL",
+    "LARGE_BYTES",
+    "Counts",
+    "Held",
+    "Import",
+    "State",
+    "cancel",
+    "census",
+    "claim",
+    "close",
+    "count_open",
+    "count_queued",
+    "create",
+    "fail",
+    "fail_check",
+    "fence",
+    "freeze",
+    "longest_wait",
+    "look",
+    "new_id",
+    "outcomes",
+    "page",
+    "release",
+    "retry",
+    "show",
+    "standing",
+    "take",
+]

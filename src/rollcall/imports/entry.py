@@ -1,0 +1,157 @@
+"""What an import is, and the statements that anybody may say: create, show, list."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal, LiteralString
+from uuid import UUID
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from rollcall.database import Connection
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Committed Records by outcome; `read` is their sum."""
+
+    read: int = 0
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Import:
+    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
+
+    `sha256`: of the whole stored file. `same_file_as`: the latest import before it of the same bytes for this Source.
+    """
+
+    id: UUID
+    seq: int
+    source: str
+    upload_id: UUID
+    bytes_total: int
+    sha256: bytes | None
+    same_file_as: UUID | None
+    state: State
+    options: dict[str, Any]
+    plan: dict[str, Any] | None
+    attempt: int
+    crashes: int
+    worker: int | None
+    read: int
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    duplicate: int
+    rejected: int
+    total: int | None
+    error_code: str | None
+    error_message: str | None
+    created_by: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    position: int = 0
+    ahead: int = 0
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(**{field.name: getattr(self, field.name) for field in fields(Counts)})
+
+
+SHOWN: LiteralString = """
+select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.options, i.plan, i.attempt, i.crashes,
+       i.worker,
+       coalesce(p.read, i.read)::bigint as read, coalesce(p.created, i.created)::bigint as created,
+       coalesce(p.updated, i.updated)::bigint as updated, coalesce(p.unchanged, i.unchanged)::bigint as unchanged,
+       coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
+       coalesce(p.rejected, i.rejected)::bigint as rejected,
+       i.total, i.error_code, i.error_message, i.created_by, i.created_at, i.started_at, i.finished_at,
+       coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
+       case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
+             and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead,
+       (select e.id from rollcall.imports e where e.source = i.source and e.sha256 = i.sha256 and e.seq < i.seq
+         order by e.seq desc limit 1) as same_file_as
+  from rollcall.imports i
+  left join lateral rollcall.account(i.id) p on i.state in ('queued', 'running')
+"""
+
+
+def new_id() -> UUID:
+    """A UUIDv7: in the order of the milliseconds they were made in, random beyond that."""
+    value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    return UUID(int=value & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+async def create(
+    tx: Connection,
+    job_id: UUID,
+    *,
+    source: str,
+    upload_id: UUID,
+    bytes_total: int,
+    options: dict[str, Any],
+    sha256: bytes | None = None,
+    created_by: str | None = None,
+) -> None:
+    """Queue one; with its Upload's end in the same transaction. Workers are told when it commits."""
+    await tx.execute(
+        """insert into rollcall.imports
+             (id, source, upload_id, bytes_total, sha256, state, options, created_by, created_at)
+           values (%s, %s, %s, %s, %s, 'queued', %s, %s, clock_timestamp())""",
+        (job_id, source, upload_id, bytes_total, sha256, Jsonb(options), created_by),
+    )
+    await tx.execute("select pg_notify('rollcall', '')")
+
+
+async def show(tx: Connection, job_id: UUID, sources: list[str] | None = None) -> Import | None:
+    """As it stands now, if it is of one of these Sources; None: of all."""
+    async with tx.cursor(row_factory=class_row(Import)) as cursor:
+        await cursor.execute(
+            SHOWN + " where i.id = %(id)s and (%(sources)s::text[] is null or i.source = any(%(sources)s))",
+            {"id": job_id, "sources": sources},
+        )
+        return await cursor.fetchone()
+
+
+async def page(
+    tx: Connection,
+    *,
+    source: str | None,
+    state: str | None,
+    before: int | None,
+    limit: int,
+    sources: list[str] | None = None,
+) -> list[Import]:
+    """Newest first; `before` is the `seq` of the last one seen. `sources`: of these only; None: of all."""
+    async with tx.cursor(row_factory=class_row(Import)) as cursor:
+        await cursor.execute(
+            SHOWN
+            + """ where (%(source)s::text is null or i.source = %(source)s)
+                    and (%(sources)s::text[] is null or i.source = any(%(sources)s))
+                    and (%(state)s::text is null or i.state = %(state)s)
+                    and (%(before)s::bigint is null or i.seq < %(before)s)
+                  order by i.seq desc limit %(limit)s""",
+            {"source": source, "sources": sources, "state": state, "before": before, "limit": limit},
+        )
+        return await cursor.fetchall()
+
+
+async def standing(tx: Connection, job_id: UUID) -> tuple[State, int] | None:
+    """State and attempt, nothing else."""
+    row = await (await tx.execute("select state, attempt from rollcall.imports where id = %s", (job_id,))).fetchone()
+    return (row[0], row[1]) if row else None

@@ -1,0 +1,164 @@
+"""Who works on an import: claim, look, take over, freeze the Plan, fence, release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from rollcall.database import LOCK_CLASS, Connection
+from rollcall.imports.ending import COPY_COUNTS
+from rollcall.imports.entry import Import, show
+
+LARGE_BYTES = 8 << 20
+"""A worker runs one import above this size at a time, so that small ones never wait behind large ones."""
+CRASHES_MAX = 4
+
+
+async def claim(tx: Connection, worker: int, *, large: bool) -> Import | None:
+    """Begin the first queued import whose turn it is; `large` admits those above LARGE_BYTES.
+
+    Only the first open one of its Source is a candidate: otherwise a locked older one would be overtaken. A unique
+    violation (an older import of the Source was retried at this moment) means: nothing now.
+    """
+    try:
+        row = await (
+            await tx.execute(
+                """with pick as (
+                     select i.id from rollcall.imports i
+                      where i.state = 'queued' and (%(large)s or i.bytes_total <= %(size)s)
+                        and not exists (select from rollcall.imports e where e.source = i.source
+                                          and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq))
+                      order by i.seq for update of i skip locked limit 1)
+                   update rollcall.imports i
+                      set state = 'running', attempt = attempt + 1, worker = %(worker)s,
+                          started_at = coalesce(started_at, clock_timestamp())
+                     from pick where i.id = pick.id returning i.id, i.attempt""",
+                {"worker": worker, "large": large, "size": LARGE_BYTES},
+            )
+        ).fetchone()
+    except psycopg.errors.UniqueViolation:
+        return None
+    return await _won(tx, *row) if row else None
+
+
+async def _won(tx: Connection, job_id: UUID, attempt: int) -> Import | None:
+    """What was claimed or taken, if it still is: who was frozen before this look must not see another's attempt."""
+    job = await show(tx, job_id)
+    return job if job is not None and job.attempt == attempt else None
+
+
+@dataclass(frozen=True)
+class Held:
+    """A running import that is not in one of my slots, and what is known of its holder."""
+
+    id: UUID
+    attempt: int
+    crashes: int
+    bytes_total: int
+    free: bool
+    locked: bool
+    stale: bool
+    restarted: bool
+    beat: datetime | None
+
+
+async def look(tx: Connection, worker: int, mine: list[str], stale_seconds: float) -> list[Held]:
+    """Running imports that somebody else should be working on; `mine` lists `id:attempt` of my slots.
+
+    `free`: nobody's, or mine without a slot (the answer to my claim was lost). `locked`: its holder's advisory lock is
+    held. `stale`: its holder's beat stopped. `restarted`: Postgres came up after that beat.
+    """
+    async with tx.cursor(row_factory=class_row(Held)) as cursor:
+        await cursor.execute(
+            """select i.id, i.attempt, i.crashes, i.bytes_total,
+                      i.worker is null or i.worker = %(me)s as free,
+                      exists (select from pg_locks l where l.locktype = 'advisory' and l.granted
+                                and l.database = (select oid from pg_database where datname = current_database())
+                                and l.classid = %(class)s::bigint::oid and l.objid = i.worker::bigint::oid
+                                and l.objsubid = 2) as locked,
+                      coalesce(w.beat < clock_timestamp() - make_interval(secs => %(stale)s), false) as stale,
+                      coalesce(w.beat < pg_postmaster_start_time(), false) as restarted, w.beat
+                 from rollcall.imports i left join rollcall.workers w on w.seq = i.worker
+                where i.state = 'running'
+                  and (i.worker is distinct from %(me)s or not (i.id || ':' || i.attempt) = any(%(mine)s::text[]))
+                order by i.seq""",
+            {"me": worker, "class": LOCK_CLASS, "stale": stale_seconds, "mine": mine},
+        )
+        return await cursor.fetchall()
+
+
+async def take(tx: Connection, worker: int, seen: Held, *, counted: bool) -> Import | None:
+    """Take a running import over, if its attempt and its holder's beat are still those that were seen.
+
+    `counted`: the holder died or froze, rather than let go. The fourth lost attempt in a row that committed no Share
+    ends the import as CRASHED. Waits for frozen Lanes (55P03 after a second): end their sessions and call again.
+    """
+    row = await (
+        await tx.execute(
+            """update rollcall.imports i
+                  set attempt = attempt + 1, crashes = z.crashes,
+                      worker = case when z.crashes < %(limit)s then %(me)s end,
+                      state = case when z.crashes < %(limit)s then 'running' else 'failed' end,
+                      error_code = case when z.crashes >= %(limit)s then 'CRASHED' end,
+                      error_message = case when z.crashes >= %(limit)s then
+                          format('The worker died %%s times at this file, the last time after record %%s.',
+                                 z.crashes, z.last) end,
+                      finished_at = case when z.crashes >= %(limit)s then clock_timestamp() end,
+                      """
+            + COPY_COUNTS
+            + """
+                 from (select case when not %(counted)s then j.crashes
+                                   when exists (select from rollcall.import_parts p
+                                                 where p.import_id = j.id and p.attempt = j.attempt) then 1
+                                   else j.crashes + 1 end as crashes,
+                              (select coalesce(max(p.last), 0) from rollcall.import_parts p
+                                where p.import_id = j.id) as last
+                         from rollcall.imports j where j.id = %(id)s) z,
+                      rollcall.account(%(id)s) p
+                where i.id = %(id)s and i.attempt = %(seen)s and i.state = 'running'
+                  and (select beat from rollcall.workers w where w.seq = i.worker) is not distinct from %(beat)s
+            returning i.id, i.attempt""",
+            {
+                "me": worker,
+                "id": seen.id,
+                "seen": seen.attempt,
+                "beat": seen.beat,
+                "counted": counted,
+                "limit": CRASHES_MAX,
+            },
+        )
+    ).fetchone()
+    return await _won(tx, *row) if row else None
+
+
+async def freeze(tx: Connection, job: Import, plan: dict[str, Any]) -> bool:
+    """Write the Plan down, once; False when the import is no longer this attempt's."""
+    cursor = await tx.execute(
+        "update rollcall.imports set plan = %s where id = %s and attempt = %s and state = 'running' returning 1",
+        (Jsonb(plan), job.id, job.attempt),
+    )
+    return await cursor.fetchone() is not None
+
+
+async def fence(tx: Connection, job: Import) -> bool:
+    """The first statement of every Share: mine still? Holds the row until the transaction ends (FOR SHARE)."""
+    cursor = await tx.execute(
+        "select 1 from rollcall.imports where id = %s and attempt = %s and state = 'running' for share",
+        (job.id, job.attempt),
+    )
+    return await cursor.fetchone() is not None
+
+
+async def release(tx: Connection, job: Import) -> None:
+    """Let go without a verdict: still running, nobody's; the next worker goes on at once."""
+    await tx.execute(
+        """update rollcall.imports set worker = null where id = %s and attempt = %s and state = 'running'
+           returning pg_notify('rollcall', '')""",
+        (job.id, job.attempt),
+    )
