@@ -11,7 +11,7 @@ import pytest
 from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
-from rollcall import imports, pipeline, worker
+from rollcall import control, imports, worker
 from rollcall.database import connect
 from rollcall.imports import Import
 
@@ -91,7 +91,7 @@ async def test_a_source_waits_even_while_its_first_import_is_being_claimed(place
 
 async def test_a_retried_import_runs_before_younger_ones_that_wait(place: Site) -> None:
     first, _ = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
-    await pipeline.cancel(place.database, first)
+    await control.cancel(place.database, first)
     await place.retry(first)
 
     job = await claimed(place)
@@ -102,7 +102,7 @@ async def test_a_retried_import_runs_before_younger_ones_that_wait(place: Site) 
 
 async def test_a_retried_import_waits_for_a_younger_one_that_runs(place: Site) -> None:
     first, second = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
-    await pipeline.cancel(place.database, first)
+    await control.cancel(place.database, first)
     running = await claimed(place)
     assert running is not None
     await place.retry(first)

@@ -18,7 +18,7 @@ from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Link, proxy
-from rollcall import imports, pipeline
+from rollcall import control, imports
 from rollcall.database import Connection, Database
 from rollcall.imports import Counts, Import
 from rollcall.storage import Store
@@ -259,7 +259,7 @@ async def test_retry_after_a_cancel_in_the_middle(place: Site) -> None:
     await oracle.instrument(place.url)
     await place.post("crm", FILE.csv())
     job = await stop_after_one_part(place)
-    await pipeline.cancel(place.database, job.id)
+    await control.cancel(place.database, job.id)
     cancelled = await place.show(job.id)
     assert (cancelled.state, 0 < cancelled.read < FILE.count) == ("cancelled", True)
     await assert_counts_are_the_ledgers(place, cancelled)
@@ -295,7 +295,7 @@ async def test_nothing_is_committed_after_a_cancel_has_returned(place: Site, sha
     if shares:
         await until(lambda: place.shares(job_id, at_least=shares), 20, f"{shares} Shares are committed")
 
-    await pipeline.cancel(place.database, job_id)
+    await control.cancel(place.database, job_id)
     cancelled = await place.show(job_id)
     loaded = await place.query("select (select count(*) from public.contacts), (select count(*) from rollcall.rejects)")
 
@@ -316,7 +316,7 @@ async def test_many_cancels_at_once_while_shares_commit(place: Site) -> None:
     carrying = asyncio.create_task(place.carry(await place.claim()))
     await until(lambda: place.shares(job_id, at_least=1), 20, "a Share is committed")
 
-    await asyncio.gather(*(pipeline.cancel(place.database, job_id) for _ in range(4)))
+    await asyncio.gather(*(control.cancel(place.database, job_id) for _ in range(4)))
 
     cancelled = await place.show(job_id)
     assert cancelled == await asyncio.wait_for(carrying, 10)
@@ -340,7 +340,7 @@ async def test_cancel_of_a_frozen_share(database_url: str, tmp_path: Path) -> No
             await until(frozen, 10, "both Lanes are frozen")
             began = time.monotonic()
 
-            await pipeline.cancel(direct, job_id)
+            await control.cancel(direct, job_id)
 
             assert time.monotonic() - began < 5
             between.deliver.set()
@@ -356,7 +356,7 @@ def late_commit(link: Link, data: bytes) -> Harm:
 async def test_cancel_of_a_queued_import(place: Site) -> None:
     job_id = await place.post("crm", GOOD)
 
-    await pipeline.cancel(place.database, job_id)
+    await control.cancel(place.database, job_id)
 
     job = await place.show(job_id)
     assert (job.state, job.counts, job.attempt) == ("cancelled", Counts(), 0)
@@ -367,14 +367,14 @@ async def test_cancel_of_a_queued_import(place: Site) -> None:
 
 async def test_cancel_twice_and_of_what_is_final(place: Site) -> None:
     queued = await place.post("crm", GOOD)
-    await pipeline.cancel(place.database, queued)
+    await control.cancel(place.database, queued)
     cancelled = await place.show(queued)
     loaded = await place.load("crm", GOOD)
     failed = await place.load("crm", BAD, onInvalid="fail")
 
-    await pipeline.cancel(place.database, queued)
-    await pipeline.cancel(place.database, loaded.id)
-    await pipeline.cancel(place.database, failed.id)
+    await control.cancel(place.database, queued)
+    await control.cancel(place.database, loaded.id)
+    await control.cancel(place.database, failed.id)
 
     assert await place.show(failed.id) == failed
     assert await place.show(queued) == cancelled

@@ -11,7 +11,7 @@ import pytest
 from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
-from rollcall import pipeline
+from rollcall import control, pipeline
 from rollcall.database import connect
 from rollcall.errors import ObjectMissing, ReaderChanged
 from rollcall.imports import Counts, Import
@@ -86,7 +86,7 @@ async def test_a_check_that_failed_is_made_anew(place: Site) -> None:
 async def test_another_reader_begins_anew_when_nothing_is_committed(place: Site) -> None:
     job_id = await place.post("crm", GOOD)
     await place.claim()
-    await pipeline.cancel(place.database, job_id)
+    await control.cancel(place.database, job_id)
     await place.query("update rollcall.imports set plan = %s", '{"reader": 0, "lanes": 2}')
 
     await place.retry(job_id)

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults.harness import Site, site, until
-from rollcall import pipeline, uploads, worker
+from rollcall import control, uploads, worker
 from rollcall import sweep as story
 from rollcall.database import SWEEP_LOCK, connect, lock_alone
 from rollcall.errors import ObjectMissing
@@ -58,7 +58,7 @@ async def store_object(place: Site, data: bytes = b"x") -> str:
 async def test_stored_files_go_when_their_time_is_over(place: Site) -> None:
     done = await place.load("crm", GOOD)
     cancelled = await place.post("shop", GOOD)
-    await pipeline.cancel(place.database, cancelled)
+    await control.cancel(place.database, cancelled)
     await age(place, "imports", "finished_at", 6.9)
     await sweep(place)
     assert len(objects(place.folder)) == 2
@@ -79,7 +79,7 @@ async def test_stored_files_go_when_their_time_is_over(place: Site) -> None:
 async def test_files_of_imports_that_are_not_over_stay(place: Site) -> None:
     """However long they wait; also of one that was over and is queued again."""
     retried = await place.post("crm", GOOD)
-    await pipeline.cancel(place.database, retried)
+    await control.cancel(place.database, retried)
     await age(place, "imports", "finished_at", 30)
     await place.retry(retried)
     await place.post("shop", GOOD)

@@ -19,7 +19,7 @@ from faults import oracle
 from faults.harness import Site, Worker, part_records, site, until
 from faults.oracle import File
 from faults.proxy import proxy
-from rollcall import imports, pipeline, worker
+from rollcall import imports, lane, pipeline, worker
 from rollcall.database import connect
 from rollcall.imports import CRASHES_MAX, Import
 
@@ -258,7 +258,7 @@ async def test_sigterm_while_the_database_is_away(place: Site) -> None:
 @pytest.fixture
 async def in_process(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A worker in this process that rests a little, where others rest long."""
-    monkeypatch.setattr(pipeline, "REST_SECONDS", 0.5)
+    monkeypatch.setattr(lane, "REST_SECONDS", 0.5)
     stop = asyncio.Event()
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))
     yield
@@ -279,7 +279,7 @@ async def test_a_store_that_is_away(place: Site) -> None:
     job = await running(place, job_id, attempt=4)
 
     assert job.state == "running"
-    assert time.monotonic() - began > 2.5 * pipeline.REST_SECONDS
+    assert time.monotonic() - began > 2.5 * lane.REST_SECONDS
     stored.rmdir()
     stored.write_bytes(data)
 

@@ -32,6 +32,7 @@ from rollcall.telemetry import RETRIES, spend, spending
 PATIENCE_SECONDS = 300.0
 """How long a database may be away before the work is given back."""
 PAUSE_SECONDS = (0.05, 0.3)
+REST_SECONDS = 5.0
 DESK = 99
 """The lane number under which an import's single statements run; no Lane has it."""
 
@@ -250,3 +251,14 @@ async def settle(database: Database, job: Import, work: Callable[[Connection], A
         finally:
             if connection is not None:
                 await connection.close()
+
+
+async def rest(draining: asyncio.Event) -> None:
+    """Before an import is let go that could not be worked on: who takes it next, at once, meets the same trouble."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(draining.wait(), REST_SECONDS)
+
+
+def gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of several Lanes' faults the one that decides: fenced before rewind before all others."""
+    return min(group.exceptions, key=lambda fault: (not isinstance(fault, Fenced), not isinstance(fault, Rewind)))

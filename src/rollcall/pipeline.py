@@ -12,37 +12,30 @@ done is not done again. No SQL, no parsing and no HTTP here.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
-from uuid import UUID
 
-import psycopg
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects, storage, uploads
-from rollcall.database import Connection, Database, end_sessions, meaning
+from rollcall.database import Connection, Database
 from rollcall.errors import (
     Draining,
     Fenced,
     ImportFailed,
     InvalidRecords,
-    ObjectMissing,
-    ReaderChanged,
     TooManyRejects,
     Unavailable,
     Unreadable,
 )
 from rollcall.imports import Import
-from rollcall.lane import Lane, Patience, Rewind, Share, settle
+from rollcall.lane import Lane, Rewind, Share, gravest, rest, settle
 from rollcall.options import Options
 from rollcall.reading import reading
 from rollcall.records import Part, Plan, deal, inspect
-from rollcall.records.plan import READER
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import RETRIES, begin, effort, where
 
 REWINDS_MAX = 20
-REST_SECONDS = 5.0
 log = structlog.get_logger()
 
 
@@ -165,7 +158,7 @@ async def load(cargo: Cargo, plan: Plan) -> int:
             for lane in lanes:
                 await lane.shares.put(None)
     except BaseExceptionGroup as group_of_faults:
-        raise _gravest(group_of_faults) from None
+        raise gravest(group_of_faults) from None
     if stop is not None:
         raise stop
     return total
@@ -186,12 +179,6 @@ async def close(cargo: Cargo, total: int) -> None:
             raise Fenced
 
 
-async def rest(draining: asyncio.Event) -> None:
-    """Before an import is let go that could not be worked on: who takes it next, at once, meets the same trouble."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(draining.wait(), REST_SECONDS)
-
-
 async def fail(database: Database, job: Import, code: str, message: str) -> None:
     """End it with a reason; what is committed stays."""
     await settle(database, job, lambda tx: imports.fail(tx, job, code, message))
@@ -202,40 +189,6 @@ def log_failure(job: Import, code: str) -> None:
     log.info("import.failed", import_id=str(job.id), attempt=job.attempt, code=code, **effort().said())
 
 
-async def cancel(database: Database, job_id: UUID) -> None:
-    """Cancel an import in whatever state it is; returns when no further Share of it can commit."""
-    patience = Patience()
-    while True:
-        async with database.session() as tx:
-            try:
-                return await imports.cancel(tx, job_id)
-            except psycopg.Error as error:
-                if meaning(error, tx) != "locked" and not isinstance(error, psycopg.errors.QueryCanceled):
-                    raise
-                await tx.rollback()
-                stands = await imports.standing(tx, job_id)
-                # Its Lanes dial again after a pause: be there before them.
-                if not stands or not await end_sessions(tx, job_id, attempt=stands[1]):
-                    await patience.pause(error)
-
-
-async def retry(database: Database, job_id: UUID) -> None:
-    """Queue a failed or cancelled import again, to go on after what is committed; any other is left as it is.
-
-    Raises ObjectMissing when its stored file was deleted, ReaderChanged when a part of it is committed that this
-    version would number otherwise.
-    """
-    async with database.session() as tx:
-        while (job := await imports.show(tx, job_id)) and job.state in ("failed", "cancelled"):
-            if not await uploads.segments(tx, job.upload_id):
-                raise ObjectMissing
-            if job.plan and job.plan["reader"] != READER and any(await ledger.positions(tx, job_id, job.plan["lanes"])):
-                raise ReaderChanged
-            if await imports.retry(tx, job_id):
-                log.info("import.retried", import_id=str(job_id))
-                return
-
-
 async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
     return await settle(cargo.database, cargo.job, lambda tx: ledger.positions(tx, cargo.job.id, plan.lanes))
 
@@ -244,8 +197,3 @@ async def _give(part: Part, lanes: list[Lane]) -> None:
     shares = deal(part.contacts, len(lanes))
     for lane, (number, rows) in zip(lanes, enumerate(shares), strict=True):
         await lane.shares.put(Share(part.last, part.position, rows, part.rejects if number == 0 else None))
-
-
-def _gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of several Lanes' faults the one that decides: fenced before rewind before all others."""
-    return min(group.exceptions, key=lambda fault: (not isinstance(fault, Fenced), not isinstance(fault, Rewind)))

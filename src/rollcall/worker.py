@@ -19,7 +19,7 @@ import psycopg
 import pyarrow as pa
 import structlog
 
-from rollcall import imports, pipeline, sweep, workers
+from rollcall import imports, lane, pipeline, sweep, workers
 from rollcall.database import Connection, Database, connect, end_sessions, meaning
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
@@ -223,7 +223,7 @@ class Worker:
             )
         except Exception as error:  # the database is away for long, or refuses for good to have it ended
             log.error("import.stranded", import_id=str(job.id), attempt=job.attempt, error=type(error).__name__)
-            await pipeline.rest(self._draining)
+            await lane.rest(self._draining)
         finally:
             del self._slots[str(job.id), job.attempt]
 

@@ -30,7 +30,7 @@ from faults import oracle
 from faults.harness import Site, Worker, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
-from rollcall import embedded, migrations, pipeline
+from rollcall import control, embedded, migrations
 from rollcall.errors import DatabaseDown
 
 HASTE = 5.0
@@ -141,7 +141,7 @@ class Chaos:
         )
         for (job_id,) in rows:
             if what == "cancel":
-                await pipeline.cancel(self.place.database, job_id)
+                await control.cancel(self.place.database, job_id)
             if what == "retry" or self.chance.random() < 0.5:
                 await self.place.retry(job_id)
 

@@ -21,7 +21,7 @@ from uuid import UUID
 
 import psycopg
 
-from rollcall import imports, pipeline
+from rollcall import control, imports, pipeline
 from rollcall.database import Database, connect
 from rollcall.imports import Import
 from rollcall.options import Options
@@ -149,7 +149,7 @@ class Site:
         return await self.carry(await self.claim())
 
     async def retry(self, job_id: UUID) -> None:
-        await pipeline.retry(self.database, job_id)
+        await control.retry(self.database, job_id)
 
     def settings(self, **changed: Any) -> Settings:
         """Of a worker in this process."""

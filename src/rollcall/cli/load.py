@@ -22,7 +22,7 @@ from uuid import UUID
 import typer
 from fastapi.responses import StreamingResponse
 
-from rollcall import imports, pipeline, telemetry, worker
+from rollcall import control, imports, telemetry, worker
 from rollcall.cli import show
 from rollcall.cli.up import database as own_database
 from rollcall.client import OPEN, Client, blocks
@@ -79,7 +79,7 @@ class Here:
             return (await import_answers.shown(tx, job)).model_dump(mode="json", by_alias=True)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
-        await pipeline.cancel(self._service.database, UUID(job_id))
+        await control.cancel(self._service.database, UUID(job_id))
         return await self.show(job_id)
 
     async def first_rejects(self, job_id: str, limit: int) -> list[dict[str, Any]]:

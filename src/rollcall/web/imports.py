@@ -15,7 +15,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from rollcall import imports, pipeline, rejects
+from rollcall import control, imports, rejects
 from rollcall.database import Connection
 from rollcall.errors import NotFound, TooManyRequests
 from rollcall.imports import FINAL, Import
@@ -142,7 +142,7 @@ async def show(
 async def cancel(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
     """Nothing is committed after the answer; what is committed stays and is counted. A final import stays as it is."""
     if (await _find(service, caller, job_id)).state not in FINAL:
-        await pipeline.cancel(service.database, job_id)
+        await control.cancel(service.database, job_id)
     async with service.database.session() as tx:
         return await shown(tx, await _find(service, caller, job_id))
 
@@ -157,7 +157,7 @@ async def retry(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
         raise TooManyRequests(
             f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
         )
-    await pipeline.retry(service.database, job_id)
+    await control.retry(service.database, job_id)
     async with service.database.session() as tx:
         return await shown(tx, await _find(service, caller, job_id))
 

@@ -1,0 +1,50 @@
+"""What people do to an import from outside: cancel it, retry it. Whoever works on it finds out by the fence."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from rollcall import imports, ledger, uploads
+from rollcall.database import Database, end_sessions, meaning
+from rollcall.errors import ObjectMissing, ReaderChanged
+from rollcall.lane import Patience
+from rollcall.records.plan import READER
+
+log = structlog.get_logger()
+
+
+async def cancel(database: Database, job_id: UUID) -> None:
+    """Cancel an import in whatever state it is; returns when no further Share of it can commit."""
+    patience = Patience()
+    while True:
+        async with database.session() as tx:
+            try:
+                return await imports.cancel(tx, job_id)
+            except psycopg.Error as error:
+                if meaning(error, tx) != "locked" and not isinstance(error, psycopg.errors.QueryCanceled):
+                    raise
+                await tx.rollback()
+                stands = await imports.standing(tx, job_id)
+                # Its Lanes dial again after a pause: be there before them.
+                if not stands or not await end_sessions(tx, job_id, attempt=stands[1]):
+                    await patience.pause(error)
+
+
+async def retry(database: Database, job_id: UUID) -> None:
+    """Queue a failed or cancelled import again, to go on after what is committed; any other is left as it is.
+
+    Raises ObjectMissing when its stored file was deleted, ReaderChanged when a part of it is committed that this
+    version would number otherwise.
+    """
+    async with database.session() as tx:
+        while (job := await imports.show(tx, job_id)) and job.state in ("failed", "cancelled"):
+            if not await uploads.segments(tx, job.upload_id):
+                raise ObjectMissing
+            if job.plan and job.plan["reader"] != READER and any(await ledger.positions(tx, job_id, job.plan["lanes"])):
+                raise ReaderChanged
+            if await imports.retry(tx, job_id):
+                log.info("import.retried", import_id=str(job_id))
+                return
