@@ -271,17 +271,18 @@ async def test_a_store_that_is_away(place: Site) -> None:
     """Given back and tried again until it is there, with a rest between."""
     job_id = await place.post(FILE.source, FILE.csv())
     stored = next(path for path in (place.folder / "store").rglob("*") if path.is_file())
-    data = stored.read_bytes()
-    stored.unlink()
-    stored.mkdir()
+    kept = stored.with_suffix(".kept")
+    kept.hardlink_to(stored)
+    loop = stored.with_suffix(".loop")
+    loop.symlink_to(stored.name)
+    loop.replace(stored)  # there at every moment, and not to be opened: it points to itself
     began = time.monotonic()
 
     job = await running(place, job_id, attempt=4)
 
     assert job.state == "running"
     assert time.monotonic() - began > 2.5 * lane.REST_SECONDS
-    stored.rmdir()
-    stored.write_bytes(data)
+    kept.replace(stored)
 
     assert (await place.final(job_id)).state == "succeeded"
 

@@ -52,7 +52,7 @@ create table rollcall.segments (
     check ((state = 'durable') = (length is not null and sha256 is not null))
 );
 
--- Its own queue: claimed, fenced and closed by single statements (see imports.py).
+-- Its own queue: claimed, fenced and closed by single statements (see rollcall.imports).
 create table rollcall.imports (
     id            uuid primary key,
     seq           bigint generated always as identity unique,
