@@ -123,13 +123,17 @@ def test_commands(database_url: str) -> None:
         assert run(*wrong)[0] == 2
 
 
-def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path, tmp_path: Path) -> None:
+def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["keys", *arguments, "--data-dir", str(data_dir)], env={"DATABASE_URL": None})
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
     with embedded.postgres(data_dir) as server:
-        made = rollcall(tmp_path, "keys", "create", "shop", "--data-dir", str(data_dir))
-        assert made.returncode == 0, made.stderr
+        run("create", "shop")
         assert ask(server.url, "select name from rollcall.keys") == "shop"
         assert server.alive
-    assert "shop" in rollcall(tmp_path, "keys", "list", "--data-dir", str(data_dir)).stdout
+    assert "shop" in run("list")
 
 
 def test_others_are_listened_to_once_there_is_a_key(tmp_path: Path, database_url: str) -> None:

@@ -254,6 +254,7 @@ async def test_a_foreign_source_is_refused_before_the_body_comes(database_url: s
         (b"", {"Content-Type": "text/csv", "X-Source": "a"}, {}),
         (b"", {"Content-Type": "application/json"}, {"source": "a"}),
         (form + file, FORM, {}),
+        (b'{"source":"a","data":[' + b" " * (17 << 20), {"Content-Type": "application/json"}, {}),
     ]
     async with two_sources(database_url, tmp_path) as (client, *_):
         for beginning, headers, params in heads:
