@@ -81,7 +81,7 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
     except Unreadable as fault:
         await fail(database, job, fault.code, str(fault))
     except Exception as fault:
-        log.error("import.failed", import_id=str(job.id), error=type(fault).__name__, where=where(fault))
+        log.error("import.fault", import_id=str(job.id), error=type(fault).__name__, where=where(fault))
         await fail(database, job, ImportFailed.code, str(ImportFailed()))
 
 
