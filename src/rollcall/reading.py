@@ -22,7 +22,7 @@ async def reading(
     """The Parts that end after Record `after`. Iterating raises Unreadable, StoreDown, and Draining once it is set."""
     effort().after = effort().last = after
     with storage.whole(store, segments) as stream:
-        timed = _Timed(stream)
+        timed = _Timed(stream, draining)
         source = parts(cast(BinaryIO, timed), plan, after=after)
         async with aclosing(_ahead(source, timed, draining)) as coming:
             yield coming
@@ -43,12 +43,17 @@ async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event)
 
 
 class _Timed:
-    """A stream that knows how many seconds were spent on reading it."""
+    """A stream that knows how many seconds were spent on reading it, and ends in Draining.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.seconds = stream, 0.0
+    An import that goes on late in a long file is reading past what is loaded: it must not hear of the end only then.
+    """
+
+    def __init__(self, stream: BinaryIO, draining: asyncio.Event) -> None:
+        self._stream, self._draining, self.seconds = stream, draining, 0.0
 
     def read(self, size: int = -1, /) -> bytes:
+        if self._draining.is_set():
+            raise Draining
         began = time.perf_counter()
         try:
             return self._stream.read(size)

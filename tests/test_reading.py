@@ -1,0 +1,43 @@
+"""Reading in a thread: what stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from rollcall.errors import Draining
+from rollcall.reading import reading
+from rollcall.records import inspect
+from rollcall.storage import Segment, Store, new_key
+from rollcall.telemetry import begin
+
+CSV = b"name,email\n" + b"".join(b"Ann,ann%d@example.com\n" % number for number in range(60_000))
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+@pytest.mark.parametrize(
+    "data", [CSV, gzip.compress(CSV), pa.compress(CSV, "zstd", asbytes=True)], ids=["csv", "gz", "zst"]
+)
+async def test_a_drain_is_heard_while_loaded_records_are_read_past(tmp_path: Path, data: bytes) -> None:
+    begin()
+    store, key, draining = Store(tmp_path), new_key(), asyncio.Event()
+    length, sha256 = await store.put(key, _once(data))
+    segments, plan = [Segment(key, 0, length, sha256)], inspect(BytesIO(data))
+    draining.set()
+
+    async def read_to_the_end() -> None:
+        async with reading(store, segments, plan, after=59_999, draining=draining) as coming:
+            async for part in coming:
+                pytest.fail(f"read to record {part.last}")
+
+    with pytest.raises(Draining):
+        await read_to_the_end()
