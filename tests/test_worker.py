@@ -74,7 +74,7 @@ async def test_killed_at_random_moments(place: Site, seed: int) -> None:
 
         await asyncio.gather(*(start() for _ in range(3)))
         starting = []
-        for _ in range(20 if LONG else 6):
+        for _ in range(20):
             job_id = list(posted)[-1]
             job = await running(place, job_id, attempt=attempts[job_id] + 1)
             if job.state in imports.FINAL:  # survived everything so far: on with the next file
