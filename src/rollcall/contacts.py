@@ -55,6 +55,8 @@ SKIP_REST: LiteralString = (
     SEEN
     + "nothing as (select) select count(*) filter (where own), 0, 0, count(*) filter (where not own), true from seen"
 )
+BY_INDEX: LiteralString = "set local enable_hashjoin = off; set local enable_mergejoin = off"
+"""Planned without these, statement two reads all of `contacts` for every Share, until there are millions of them."""
 POSTGRES_EPOCH = 946_684_800
 Column = Any  # a binary array; Arrow's stubs lose the type in most kernels
 
@@ -136,11 +138,9 @@ async def prepare(tx: Connection) -> None:
 
 
 async def vacant(tx: Connection, source: str) -> bool:
-    """Whether there is no contact of this Source."""
-    row = await (
-        await tx.execute("select not exists (select from public.contacts where source = %s)", (source,))
-    ).fetchone()
-    return bool(row and row[0])
+    """Whether there is no contact of this Source; asked so that the index answers, however many others there are."""
+    cursor = await tx.execute("select 1 from public.contacts where source = %s order by email limit 1", (source,))
+    return await cursor.fetchone() is None
 
 
 async def add(tx: Connection, copy_data: list[bytes | memoryview]) -> None:
@@ -157,6 +157,7 @@ async def merge(tx: Connection, copy_data: list[bytes | memoryview], count: int,
         left = cursor.rowcount
         if not left:
             return Outcome(count, 0, 0, 0, 0)
+        await cursor.execute(BY_INDEX)
         await cursor.execute(UPDATE_REST if update else SKIP_REST)
         row = await cursor.fetchone()
     assert row is not None

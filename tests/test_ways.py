@@ -1,4 +1,4 @@
-"""The short way into a Source without contacts: new keys go straight into the table, and nothing else does."""
+"""Which way Records go into contacts: new keys of an empty Source straight; others are merged, by the index."""
 
 from __future__ import annotations
 
@@ -66,6 +66,22 @@ async def test_somebody_else_writes_contacts_meanwhile(place: Site, database_url
     assert await place.query("select count(*), count(*) filter (where name = 'Theirs') from public.contacts") == [
         (500, 0)
     ]
+
+
+async def test_a_merge_reads_only_the_contacts_it_meets(place: Site, database_url: str) -> None:
+    file = lines(*range(5000))
+    await place.load("crm", file)
+    await asyncio.to_thread(_run, database_url, "analyze public.contacts")
+    before = await read_by_scans(place)
+
+    assert (await place.load("crm", file)).unchanged == 5000
+    assert await read_by_scans(place) == before
+
+
+async def read_by_scans(place: Site) -> int:
+    """Contacts that were read by reading the whole table, as far as their sessions have ended."""
+    rows = await place.query("select seq_tup_read from pg_stat_user_tables where relname = 'contacts'")
+    return int(rows[0][0])
 
 
 def _run(url: str, script: str) -> None:
