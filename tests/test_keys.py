@@ -18,7 +18,7 @@ from rollcall.database import Connection, Database
 from rollcall.errors import Conflict, NotFound
 from rollcall.keys import Caller
 from service import rows
-from test_cli import ask, environment, rollcall
+from test_cli import ask, environment
 from test_up import free_port
 
 
@@ -139,11 +139,11 @@ def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path) -> Non
 def test_others_are_listened_to_once_there_is_a_key(tmp_path: Path, database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "HOST": "0.0.0.0", "PORT": str(free_port())}
     for command in ("api", "up"):
-        refused = rollcall(tmp_path, command, **settings)
-        assert refused.returncode == 1
+        refused = CliRunner().invoke(app, [command], env=settings)
+        assert refused.exit_code == 1
         assert "does not listen on 0.0.0.0" in refused.stderr
         assert "rollcall keys create" in refused.stderr
-    key = rollcall(tmp_path, "keys", "create", "all", **settings).stdout.strip()
+    key = CliRunner().invoke(app, ["keys", "create", "all"], env=settings).stdout.strip()
     up = subprocess.Popen(
         [sys.executable, "-m", "rollcall", "up"],
         env=environment(DATA_DIR=str(tmp_path), **settings),
