@@ -22,7 +22,7 @@ async def reading(
     """The Parts that end after Record `after`. Iterating raises Unreadable, StoreDown, and Draining once it is set."""
     effort().after = effort().last = after
     with storage.whole(store, segments) as stream:
-        timed = _Timed(stream, draining)
+        timed = _Timed(stream, draining if after else None)
         source = parts(cast(BinaryIO, timed), plan, after=after)
         async with aclosing(_ahead(source, timed, draining)) as coming:
             yield coming
@@ -34,6 +34,7 @@ async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event)
         while (part := await asyncio.shield(coming)) is not None:
             coming = asyncio.create_task(asyncio.to_thread(_next, source, timed))
             effort().last, effort().bytes = part.last, part.position
+            timed.draining = None  # from here on, what was read is loaded first
             yield part
             if draining.is_set():
                 raise Draining
@@ -43,16 +44,16 @@ async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event)
 
 
 class _Timed:
-    """A stream that knows how many seconds were spent on reading it, and ends in Draining.
+    """A stream that knows how many seconds were spent on reading it; while `draining` is given, that may stop it.
 
-    An import that goes on late in a long file is reading past what is loaded: it must not hear of the end only then.
+    An import that goes on late in a long file first reads past what is loaded: it must not hear of a drain only then.
     """
 
-    def __init__(self, stream: BinaryIO, draining: asyncio.Event) -> None:
-        self._stream, self._draining, self.seconds = stream, draining, 0.0
+    def __init__(self, stream: BinaryIO, draining: asyncio.Event | None) -> None:
+        self._stream, self.draining, self.seconds = stream, draining, 0.0
 
     def read(self, size: int = -1, /) -> bytes:
-        if self._draining.is_set():
+        if self.draining is not None and self.draining.is_set():
             raise Draining
         began = time.perf_counter()
         try:
