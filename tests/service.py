@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import psycopg
-import uvicorn
 
 from rollcall import app
 from rollcall.settings import Settings
@@ -31,7 +30,7 @@ async def served(database_url: str, folder: Path, **settings: Any) -> AsyncGener
 async def listening(database_url: str, folder: Path, **settings: Any) -> AsyncGenerator[int, None]:
     """The port of a real server."""
     api = app.create(Settings(data_dir=folder, **settings), database_url=database_url)
-    server = uvicorn.Server(uvicorn.Config(api, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = app.server(api, port=0, grace_seconds=1)
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started or running.done())
     try:

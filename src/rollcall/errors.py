@@ -3,13 +3,14 @@
     RollcallError
     ├─ Refused        the caller acts: 4xx, never retried
     │   ├─ InvalidInput UploadFailed NotFound MethodNotAllowed Conflict TooLarge UnsupportedMediaType
+    │   ├─ RequestTimeout HeadersTooLarge StillArriving IdempotencyMismatch
     │   └─ Unauthorized Forbidden TooManyRequests
     ├─ Unreadable     the file is at fault: the import fails, never retried
     │   ├─ EmptyFile NoRecords UnknownFormat UnsupportedEncoding NoEmailColumn NoNameColumn BadMapping
     │   ├─ InvalidJson TooDeep HeaderTooLong TooManyColumns
     │   └─ ArchiveTruncated ArchiveCorrupt NestedArchive InvalidRecords TooManyRejects ReaderChanged ObjectMissing …
     ├─ Unavailable    the world is at fault: 503, retried
-    │   └─ DatabaseDown StoreDown NoSpace EmbeddedInUse EmbeddedFailed
+    │   └─ DatabaseDown StoreDown NoSpace Busy EmbeddedInUse EmbeddedFailed
     └─ Stopped        a signal, not a fault: Cancelled Draining Fenced
 
 A bad record is none of these: it is a Reject, a value (`records`). Messages are for people: what, where, what to do.
@@ -102,6 +103,33 @@ class UnsupportedMediaType(Refused):
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
+
+
+class RequestTimeout(Refused):
+    """The request came too slowly; nothing was imported. Send it again."""
+
+    code = "REQUEST_TIMEOUT"
+    status = 408
+
+
+class HeadersTooLarge(Refused):
+    """The headers of the request are larger than 64 KiB."""
+
+    code = "HEADERS_TOO_LARGE"
+    status = 431
+
+
+class StillArriving(Conflict):
+    """A request with this Idempotency-Key is still arriving. Send this one again in a moment."""
+
+    code = "STILL_ARRIVING"
+
+
+class IdempotencyMismatch(Refused):
+    """This Idempotency-Key belongs to another request. Choose a new one for every import."""
+
+    code = "IDEMPOTENCY_MISMATCH"
+    status = 422
 
 
 class TooManyRequests(Refused):
@@ -270,6 +298,12 @@ class NoSpace(Unavailable):
 
     code = "NO_SPACE"
     status = 507
+
+
+class Busy(Unavailable):
+    """Too much arrives at the same time. Send it again in a moment."""
+
+    code = "SERVER_BUSY"
 
 
 class EmbeddedInUse(Unavailable):
