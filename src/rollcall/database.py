@@ -7,18 +7,23 @@ stand between. No table of ours is known here.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Literal, LiteralString, Self
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal, LiteralString, Self, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from rollcall.errors import DatabaseDown, RollcallError
 
 Connection = psycopg.AsyncConnection[TupleRow]
+Answer = TypeVar("Answer")
 
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
@@ -27,6 +32,9 @@ LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
 SENDER_LOCK_CLASS = 1_380_740_205
 """First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
+ANSWER_SECONDS = 120.0
+"""A pooler between may take our bytes and pass none on: no timeout of TCP or of the server ends that. The longest
+statement loads a Share, in a small part of this."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -47,11 +55,28 @@ class Incompatible(RollcallError):
     status = 503
 
 
-async def connect(url: str, name: str, *, idle_seconds: int = 30) -> Connection:
-    """One connection of one's own, in autocommit, with `name` (at most 63 bytes) in pg_stat_activity from the start."""
-    connection = await psycopg.AsyncConnection.connect(
-        url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET
-    )
+class _Answering(psycopg.AsyncConnection[TupleRow]):
+    """A connection that breaks when an answer is missing for too long."""
+
+    async def wait(self, gen: PQGen[Answer], *args: Any, **kwargs: Any) -> Answer:
+        timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._break)
+        try:
+            return await super().wait(gen, *args, **kwargs)
+        finally:
+            timer.cancel()
+
+    def _break(self) -> None:
+        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+
+
+async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool = False) -> Connection:
+    """One connection of one's own, in autocommit, with `name` (at most 63 bytes) in pg_stat_activity from the start.
+
+    It is lost when an answer takes longer than ANSWER_SECONDS, unless it is `patient`.
+    """
+    kind = psycopg.AsyncConnection[TupleRow] if patient else _Answering
+    connection = await kind.connect(url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET)
     try:
         await connection.execute(SESSION, (f"{idle_seconds}s",))
     except BaseException:

@@ -22,11 +22,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 CHUNK_BYTES = 1 << 16
 
-Harm = Literal["pass", "cut", "reset", "answerless", "swallow", "late"]
+Harm = Literal["pass", "cut", "reset", "answerless", "swallow", "late", "hang"]
 """`pass` none. `cut`: the bytes are dropped, both sides closed. `reset`: as `cut`, but by RST.
 `answerless`: the server gets the bytes, and answers; then both sides are closed before the answer.
 `swallow`: the client is closed, the server's side stays open and hears nothing more (a half-open connection).
 `late`: as `swallow`, but the bytes reach the server when `deliver` is set.
+`hang`: the bytes are dropped, and both sides stay open and hear nothing more: no timeout of TCP ends that.
 """
 
 
@@ -104,6 +105,8 @@ class Proxy:
                 link.muted = True
                 link.server.write(data)
                 await link.answered.wait()
+            case "hang":
+                await self.deliver.wait()
             case "swallow" | "late":
                 link.client.close()
                 await self.deliver.wait()

@@ -28,7 +28,7 @@ async def migrate(url: str, *, keep_newest: bool = False) -> list[str]:
     cannot be adopted yet; DatabaseDown when there is no database; Unavailable when others hold its tables.
     """
     try:
-        async with await connect(url, "rollcall:migrate") as tx, tx.transaction():
+        async with await connect(url, "rollcall:migrate", patient=True) as tx, tx.transaction():
             await tx.execute("select set_config('lock_timeout', %s, true)", (f"{LOCK_SECONDS}s",))
             await tx.execute("select pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
             return await _apply(tx, keep_newest=keep_newest)
