@@ -6,6 +6,7 @@ Only doors (`cli`, `app`, `worker`) may import this; everything below gets plain
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -81,7 +82,10 @@ class Settings(BaseSettings):
         timedelta(days=90), description="How long rejected records are kept after their import ended; counts stay."
     )
     enable_metrics: bool = Field(True, description="Serve `/metrics`.")
-    log_format: Literal["json", "console"] = Field("json", description="`console` is for people.")
+    log_format: Literal["json", "console"] = Field(
+        default_factory=lambda: "console" if sys.stderr.isatty() else "json",
+        description="`json`, or `console` for people. Unset: `console` on a terminal, `json` elsewhere.",
+    )
 
     @property
     def loopback(self) -> bool:
