@@ -153,7 +153,7 @@ def test_up_restarts_what_dies_and_leaves_nothing_behind(data_dir: Path) -> None
         ("api", -signal.SIGKILL),
         ("postgres", None),
     ]
-    assert {"worker.ready", "request"} <= {event["event"] for event in events}
+    assert "worker.ready" in {event["event"] for event in events}
 
 
 @pytest.fixture

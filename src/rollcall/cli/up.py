@@ -171,7 +171,6 @@ async def keys_made(url: str) -> bool:
 
 def run(settings: Settings) -> None:
     """Run everything until SIGINT or SIGTERM. Raises CannotListen, StartFailed; EmbeddedFailed and the like."""
-    telemetry.configure(settings.log_format)
     _refuse_taken(settings)
     server = None
     try:
@@ -192,6 +191,7 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     await migrate(url)
     await refuse_public(settings, url)
+    telemetry.configure(settings.log_format)
     environment = os.environ | {
         "DATABASE_URL": url,
         "HOST": settings.host,
