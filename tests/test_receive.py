@@ -156,7 +156,7 @@ async def test_a_complete_upload_is_never_dropped(database: Database, database_u
     await take(database, tmp_path, pieces(BODY))
     [(upload_id,)] = rows(database_url, "select id from rollcall.uploads")
     async with database.transaction() as tx:
-        assert await uploads.drop(tx, upload_id) == []
+        assert await uploads.drop(tx, upload_id) is None
     assert len(rows(database_url, "select key from rollcall.segments")) == len(objects(tmp_path)) == 1
 
 

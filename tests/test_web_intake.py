@@ -244,6 +244,11 @@ async def test_what_a_sender_calls_a_file_harms_nobody(client: httpx.AsyncClient
 
 async def test_the_description_names_every_option(client: httpx.AsyncClient) -> None:
     described = (await client.get("/openapi.json")).json()["paths"]["/import"]["post"]
-    assert {each["name"] for each in described["parameters"]} == {*intake.GIVEN, "X-Source", "X-Use-Resumable"}
+    assert {each["name"] for each in described["parameters"]} == {
+        *intake.GIVEN,
+        "X-Source",
+        "X-Use-Resumable",
+        "Idempotency-Key",
+    }
     assert {"application/json", "multipart/form-data", "text/csv"} < described["requestBody"]["content"].keys()
     assert json.dumps(described).count("422") == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rollcall.web import intake
+from rollcall.web import body
 from service import listening, objects, rows, until
 
 ROWS = "name,email\r\n" + "Alice,alice@example.com\r\n" * 10_000
@@ -62,14 +62,14 @@ async def test_a_body_that_is_cut_leaves_nothing(database_url: str, tmp_path: Pa
 async def test_a_body_that_stands_still_is_given_up(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(body, "IDLE_SECONDS", 0.2)
     async with listening(database_url, tmp_path) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(CUT["length not met"].encode())
         answer = await reader.readuntil(b"}")
         writer.close()
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b"UPLOAD_FAILED" in answer
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"REQUEST_TIMEOUT" in answer
     assert not objects(tmp_path)
     assert not rows(database_url, "select id from rollcall.uploads")
 

@@ -7,15 +7,18 @@
 
 So an object without a row, or an Import without its bytes, cannot come about. A body that breaks off leaves nothing: no
 Import, no row, no object (what an accident in the middle of that leaves is known by its row, and swept).
+
+A request that carries a key of its own (Idempotency-Key) becomes one Import however often it is sent. The key stands on
+the Upload; what was asked under it is the Import itself: source, options and the SHA-256 of the bytes. A twin that is
+still arriving is waited for by the client, until it is not seen any more (SILENCE): then its place is taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -24,17 +27,27 @@ import structlog
 
 from rollcall import imports, uploads
 from rollcall.database import Connection, Database
-from rollcall.errors import DatabaseDown, InvalidInput, RollcallError, StoreDown, TooManyRequests
+from rollcall.errors import (
+    DatabaseDown,
+    IdempotencyMismatch,
+    InvalidInput,
+    RollcallError,
+    StillArriving,
+    StoreDown,
+    TooManyRequests,
+)
+from rollcall.imports import Import
 from rollcall.options import Options
 from rollcall.storage import Segment, Store, new_key
 from rollcall.telemetry import RECEIVED_BYTES, SEGMENT_RETRIES
 
 RETRY_SECONDS = (0, 3, 5, 10, 20)
 """Pauses before a Segment of a resumable upload is put once more: the brief's."""
-SEEN_SECONDS = 20.0
-"""How often an Upload whose bytes come is said to be alive."""
-SILENCE = timedelta(minutes=2)
-"""One that was not seen for so long is not counted: its process is gone (a body that stands still ends sooner)."""
+SEEN_SECONDS = 5.0
+"""How often an Upload that arrives is said to be alive."""
+SILENCE = timedelta(seconds=20)
+"""One that was not seen for so long does not count: its process is gone, or frozen."""
+REQUEST_KEY_LIFE = timedelta(hours=24)
 
 log = structlog.get_logger()
 
@@ -57,6 +70,7 @@ async def receive(
     name: str | None = None,
     content_type: str | None = None,
     created_by: str | None = None,
+    request_key: str | None = None,
     limits: Limits | None = None,
 ) -> UUID:
     """Store the body and queue its Import; the Import's id.
@@ -64,42 +78,71 @@ async def receive(
     `wish`: the Source and the Options, asked for when the body is whole (a form may name them after the file).
     `segment_bytes` None: one Segment; else Segments of that size (each held in memory), each retried on its own.
     `name`, `content_type`: what the sender says about the file, for people only. `created_by`: the sender's API key by
-    name; without keys, None is one sender. Raises TooManyRequests when the sender is beyond `limits`; InvalidInput when
-    the body is empty; what `body` and `wish` raise; DatabaseDown, StoreDown, NoSpace. After any of them nothing is
-    left.
+    name; without keys, None is one sender. `request_key`: of this sender, 1 to 255 characters; the same request under
+    it is answered with the same Import. Raises TooManyRequests when the sender is beyond `limits`; StillArriving,
+    IdempotencyMismatch; InvalidInput when the body is empty; what `body` and `wish` raise; DatabaseDown, StoreDown,
+    NoSpace, UploadFailed. After any of them nothing is left.
     """
     upload_id = imports.new_id()
     async with database.transaction() as tx:
-        if limits:
+        await uploads.lock_sender(tx, created_by)
+        first, dropped = await _first(tx, created_by, request_key) if request_key else (None, [])
+        if first is None:
             await _admit(tx, created_by, limits)
-        await uploads.create(
-            tx, upload_id, name=_printable(name), content_type=_printable(content_type), created_by=created_by
-        )
+            named = {"name": _printable(name), "content_type": _printable(content_type)}
+            await uploads.create(tx, upload_id, **named, created_by=created_by, request_key=request_key)
+    for key in dropped:
+        await store.delete(key)
+    if first is not None:
+        return await _again(body, wish, first)
+    keys: list[str] = []
     try:
-        length, sha256 = 0, hashlib.sha256()
-        async for segment_body in _segments(_seen(body, database, upload_id), segment_bytes):
-            segment = await _store(database, store, upload_id, length, segment_body)
-            length += segment.length
-            if isinstance(segment_body, bytes):
-                await asyncio.to_thread(sha256.update, segment_body)
-        if not length:
-            raise InvalidInput(
-                "The body is empty.", issues=[{"path": ["body"], "code": "required", "message": "The body is empty."}]
-            )
-        source, options = wish()
-        whole = segment.sha256 if segment.length == length else sha256.digest()
-        job_id = await _finish(database, upload_id, length, whole, source, options, created_by)
+        async with _seen(database, upload_id):
+            length, sha256 = await _bytes(database, store, upload_id, body, segment_bytes, keys)
+            if not length:
+                text = "The body is empty."
+                raise InvalidInput(text, issues=[{"path": ["body"], "code": "required", "message": text}])
+            source, options = wish()
+            job_id = await _finish(database, upload_id, length, sha256, source, options, created_by)
     except BaseException:
-        await _shielded(_drop(database, store, upload_id))
+        await _shielded(_drop(database, store, upload_id, keys))
         raise
     RECEIVED_BYTES.inc(length)
     log.info("import.queued", import_id=str(job_id), bytes=length)
     return job_id
 
 
-async def _admit(tx: Connection, created_by: str | None, limits: Limits) -> None:
+async def _first(tx: Connection, created_by: str | None, request_key: str) -> tuple[Import | None, list[str]]:
+    """The Import that this key stands for, if there is one, and the objects of an Upload that was given up for it.
+
+    Raises StillArriving.
+    """
+    upload_id = await uploads.of_request(tx, created_by, request_key, REQUEST_KEY_LIFE)
+    if upload_id is None:
+        return None, []
+    if first := await imports.of_upload(tx, upload_id):
+        return first, []
+    dropped = await uploads.drop(tx, upload_id, silence=SILENCE)
+    if dropped is None:
+        raise StillArriving
+    return None, dropped
+
+
+async def _again(body: AsyncIterator[bytes], wish: Callable[[], tuple[str, Options]], first: Import) -> UUID:
+    """Read a request that came before, to see that it is the same. Raises IdempotencyMismatch."""
+    digest = hashlib.sha256()
+    async for piece in body:
+        await asyncio.to_thread(digest.update, piece)
+    source, options = wish()
+    if (source, options.to_json(), digest.digest()) != (first.source, first.options, first.sha256):
+        raise IdempotencyMismatch
+    return first.id
+
+
+async def _admit(tx: Connection, created_by: str | None, limits: Limits | None) -> None:
     """What arrives will be queued, so its place in the queue is taken now: no file is refused once it was sent."""
-    await uploads.lock_sender(tx, created_by)
+    if limits is None:
+        return
     arriving = await uploads.count_arriving(tx, created_by, SILENCE)
     if arriving >= limits.arriving:
         raise TooManyRequests(
@@ -112,15 +155,42 @@ async def _admit(tx: Connection, created_by: str | None, limits: Limits) -> None
         )
 
 
-async def _seen(body: AsyncIterator[bytes], database: Database, upload_id: UUID) -> AsyncIterator[bytes]:
-    said = time.monotonic()
-    async for chunk in body:
-        yield chunk
-        if time.monotonic() - said > SEEN_SECONDS:
+@asynccontextmanager
+async def _seen(database: Database, upload_id: UUID) -> AsyncGenerator[None, None]:
+    """Say that it is alive, while the block runs."""
+
+    async def say() -> None:
+        while True:
+            await asyncio.sleep(SEEN_SECONDS)
             with suppress(DatabaseDown):  # bytes are stored without it
                 async with database.session() as tx:
                     await uploads.see(tx, upload_id)
-            said = time.monotonic()
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
+        await asyncio.gather(saying, return_exceptions=True)
+
+
+async def _bytes(
+    database: Database,
+    store: Store,
+    upload_id: UUID,
+    body: AsyncIterator[bytes],
+    segment_bytes: int | None,
+    keys: list[str],
+) -> tuple[int, bytes]:
+    """Store them all; their length and SHA-256. `keys`: gets those of the objects, before they are written."""
+    length, sha256 = 0, hashlib.sha256()
+    async for segment_body in _segments(body, segment_bytes):
+        keys.append(new_key())
+        segment = await _store(database, store, upload_id, length, keys[-1], segment_body)
+        length += segment.length
+        if isinstance(segment_body, bytes):
+            await asyncio.to_thread(sha256.update, segment_body)
+    return length, segment.sha256 if length and segment.length == length else sha256.digest()
 
 
 SegmentBody = AsyncIterator[bytes] | bytes
@@ -141,8 +211,9 @@ async def _segments(body: AsyncIterator[bytes], size: int | None) -> AsyncIterat
         yield bytes(held)
 
 
-async def _store(database: Database, store: Store, upload_id: UUID, offset: int, body: SegmentBody) -> Segment:
-    key = new_key()
+async def _store(
+    database: Database, store: Store, upload_id: UUID, offset: int, key: str, body: SegmentBody
+) -> Segment:
     async with database.session() as tx:
         await uploads.announce(tx, upload_id, offset, key)
     length, sha256 = await (_put_again(store, key, body) if isinstance(body, bytes) else store.put(key, body))
@@ -199,11 +270,11 @@ async def _finish(
     return job_id
 
 
-async def _drop(database: Database, store: Store, upload_id: UUID) -> None:
+async def _drop(database: Database, store: Store, upload_id: UUID, keys: list[str]) -> None:
     try:
         async with database.transaction() as tx:
-            keys = await uploads.drop(tx, upload_id)
-        for key in keys:
+            complete = await uploads.drop(tx, upload_id) is None
+        for key in () if complete else keys:
             await store.delete(key)
     except RollcallError as error:
         log.warning("upload.left", upload_id=str(upload_id), code=error.code)

@@ -29,6 +29,8 @@ from rollcall.errors import NoSpace, ObjectCorrupt, ObjectMissing, StoreDown
 WRITE_BYTES = 1 << 20
 """What is gathered before a thread writes it; a body arrives in pieces of 64 to 256 KiB."""
 READ_BYTES = 1 << 20
+RESERVE_BYTES = 64 << 20
+"""What the store leaves free: an embedded Postgres beside it stops when its disk is full."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,6 +99,10 @@ class Store:
             if found := await _in_thread(_old, folder, before):
                 yield found
 
+    async def require(self, count: int) -> None:
+        """Raises NoSpace when there is no room for so many bytes more; StoreDown."""
+        await _in_thread(self._require, count)
+
     async def check(self) -> None:
         """Write something, for `/health`. Raises NoSpace, StoreDown."""
         await _in_thread(self._try)
@@ -114,6 +120,10 @@ class Store:
             _sync_directory(self._root)
         return partial.open("wb", buffering=0)
 
+    def _require(self, count: int) -> None:
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _leave_room(self._root, count)
+
     def _try(self) -> None:
         partial = self._partial(new_key())
         file = self._create(partial)
@@ -123,7 +133,14 @@ class Store:
             _abandon(file, partial)
 
 
+def _leave_room(place: Path | int, count: int) -> None:
+    disk = os.statvfs(place)
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < count + RESERVE_BYTES:  # some network disks tell nothing
+        raise NoSpace
+
+
 def _write(file: BinaryIO, data: bytearray, digest: Any) -> None:
+    _leave_room(file.fileno(), len(data))
     digest.update(data)
     rest = memoryview(data)
     while rest:  # a raw file may take less than it is given
@@ -175,7 +192,10 @@ async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        await asyncio.wait([thread])
+        while not thread.done():  # servers that stop cancel more than once
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([thread])
+        thread.exception()
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -12,17 +12,24 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from rollcall.database import SENDER_LOCK_CLASS, Connection
+from rollcall.errors import UploadFailed
 from rollcall.storage import Segment
 
 
 async def create(
-    tx: Connection, upload_id: UUID, *, name: str | None, content_type: str | None, created_by: str | None = None
+    tx: Connection,
+    upload_id: UUID,
+    *,
+    name: str | None,
+    content_type: str | None,
+    created_by: str | None = None,
+    request_key: str | None = None,
 ) -> None:
     """An Upload whose bytes begin to arrive; `name` is what the sender calls the file, for people only."""
     await tx.execute(
-        """insert into rollcall.uploads (id, state, name, content_type, created_by, created_at)
-           values (%s, 'arriving', %s, %s, %s, clock_timestamp())""",
-        (upload_id, name, content_type, created_by),
+        """insert into rollcall.uploads (id, state, name, content_type, created_by, request_key, created_at)
+           values (%s, 'arriving', %s, %s, %s, %s, clock_timestamp())""",
+        (upload_id, name, content_type, created_by, request_key),
     )
 
 
@@ -48,41 +55,74 @@ async def see(tx: Connection, upload_id: UUID) -> None:
     await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
 
 
-async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
-    """A Segment is about to be written under this key."""
+async def of_request(tx: Connection, created_by: str | None, request_key: str, life: timedelta) -> UUID | None:
+    """The Upload to which this sender gave this key; one older than `life` loses it."""
     await tx.execute(
-        """insert into rollcall.segments (upload_id, "offset", key, state) values (%s, %s, %s, 'pending')""",
-        (upload_id, offset, key),
+        """update rollcall.uploads set request_key = null
+            where created_by is not distinct from %s and request_key = %s and state = 'complete'
+              and created_at < clock_timestamp() - %s""",
+        (created_by, request_key, life),
     )
+    row = await (
+        await tx.execute(
+            "select id from rollcall.uploads where created_by is not distinct from %s and request_key = %s",
+            (created_by, request_key),
+        )
+    ).fetchone()
+    return row[0] if row else None
+
+
+async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
+    """A Segment is about to be written under this key. Raises UploadFailed when the Upload was dropped."""
+    cursor = await tx.execute(
+        """insert into rollcall.segments (upload_id, "offset", key, state)
+           select id, %s, %s, 'pending' from rollcall.uploads where id = %s and state = 'arriving' for key share
+           returning 1""",
+        (offset, key, upload_id),
+    )
+    _there(await cursor.fetchone())
 
 
 async def keep(tx: Connection, upload_id: UUID, segment: Segment) -> None:
-    """A Segment is whole and durable in the store."""
-    await tx.execute(
+    """A Segment is whole and durable in the store. Raises UploadFailed when the Upload was dropped."""
+    cursor = await tx.execute(
         """update rollcall.segments set state = 'durable', length = %s, sha256 = %s
-            where upload_id = %s and "offset" = %s""",
+            where upload_id = %s and "offset" = %s returning 1""",
         (segment.length, segment.sha256, upload_id, segment.offset),
     )
+    _there(await cursor.fetchone())
 
 
 async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
-    """All of it has arrived."""
-    await tx.execute(
+    """All of it has arrived. Raises UploadFailed when the Upload was dropped."""
+    cursor = await tx.execute(
         """update rollcall.uploads set state = 'complete', length = %s, completed_at = clock_timestamp()
-            where id = %s""",
+            where id = %s and state = 'arriving' returning 1""",
         (length, upload_id),
     )
+    _there(await cursor.fetchone())
 
 
-async def drop(tx: Connection, upload_id: UUID) -> list[str]:
-    """Forget an Upload that never became whole; the keys its Segments may lie under. A complete one is not touched."""
+def _there(row: object) -> None:
+    if row is None:
+        raise UploadFailed("The upload was given up while it stood still; nothing was imported. Send it again.")
+
+
+async def drop(tx: Connection, upload_id: UUID, *, silence: timedelta | None = None) -> list[str] | None:
+    """Forget an Upload that never became whole, if it was not seen for so long; the keys its Segments may lie under.
+
+    None: it is complete, or was seen, and was not touched.
+    """
     rows = await (
         await tx.execute(
-            """with gone as (delete from rollcall.uploads where id = %s and state = 'arriving' returning id)
+            """with gone as (delete from rollcall.uploads where id = %(id)s and state = 'arriving'
+                   and (%(silence)s::interval is null or seen_at < clock_timestamp() - %(silence)s) returning id)
                select s.key from rollcall.segments s join gone on gone.id = s.upload_id""",
-            (upload_id,),
+            {"id": upload_id, "silence": silence},
         )
     ).fetchall()
+    if await (await tx.execute("select from rollcall.uploads where id = %s", (upload_id,))).fetchone() is not None:
+        return None
     return [key for (key,) in rows]
 
 

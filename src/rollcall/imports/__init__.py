@@ -14,7 +14,7 @@ where they matter.
 
 from rollcall.imports.census import census, count_open, count_queued, longest_wait, outcomes
 from rollcall.imports.ending import cancel, close, fail, fail_check, retry
-from rollcall.imports.entry import FINAL, Counts, Import, State, create, new_id, page, show, standing
+from rollcall.imports.entry import FINAL, Counts, Import, State, create, new_id, of_upload, page, show, standing
 from rollcall.imports.holding import CRASHES_MAX, LARGE_BYTES, Held, claim, fence, freeze, look, release, take
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "longest_wait",
     "look",
     "new_id",
+    "of_upload",
     "outcomes",
     "page",
     "release",

@@ -128,6 +128,13 @@ async def show(tx: Connection, job_id: UUID, sources: list[str] | None = None) -
         return await cursor.fetchone()
 
 
+async def of_upload(tx: Connection, upload_id: UUID) -> Import | None:
+    """The one that was made of this Upload, as it stands now."""
+    async with tx.cursor(row_factory=class_row(Import)) as cursor:
+        await cursor.execute(SHOWN + " where i.upload_id = %s", (upload_id,))
+        return await cursor.fetchone()
+
+
 async def page(
     tx: Connection,
     *,

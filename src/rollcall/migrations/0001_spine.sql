@@ -34,11 +34,14 @@ create table rollcall.uploads (
     content_type text,
     length       bigint,
     created_by   text,
+    request_key  text check (length(request_key) between 1 and 255),
     created_at   timestamptz not null,
     seen_at      timestamptz not null default clock_timestamp(),
     completed_at timestamptz,
     check ((state = 'complete') = (completed_at is not null and length is not null))
 );
+create unique index uploads_request on rollcall.uploads (created_by, request_key) nulls not distinct
+    where request_key is not null;
 create index uploads_arriving on rollcall.uploads (created_at) where state = 'arriving';
 
 create table rollcall.segments (

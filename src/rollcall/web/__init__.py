@@ -1,10 +1,10 @@
 """HTTP: one resource a file. Handlers translate between requests and the floors below; they decide nothing else.
 
-    intake (form, envelope)   POST /import            imports, rejects   what became of it
-    contacts                  GET /contacts           health, metrics    for machines
+    intake (body, form, envelope)   POST /import      imports, rejects   what became of it
+    contacts                        GET /contacts     health, metrics    for machines
 
 `answers` is what all of them share: one error body, request ids, one way to write JSON. `gate` stands before them all
-and says who asks.
+and says who asks; `wire` stands before that and refuses what is no honest HTTP.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import Figures
 
+BODIES_MAX = 32
+"""Bodies that one process takes in at the same time."""
 JUDGES = 2
 """JSON bodies judged at the same time; each may take some hundred MiB."""
 
@@ -36,6 +38,7 @@ class Service:
     segment_bytes: int
     body_bytes_max: int
     limits: Limits
+    bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BODIES_MAX))
     judges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     shown: Figures = field(default_factory=dict)
 

@@ -27,6 +27,7 @@ from rollcall.errors import (
     MethodNotAllowed,
     NotFound,
     RollcallError,
+    StillArriving,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -36,6 +37,7 @@ from rollcall.telemetry import REQUEST_SECONDS, REQUESTS, where
 HEADERS: dict[type[RollcallError], dict[str, str]] = {
     Unavailable: {"Retry-After": "5"},
     TooManyRequests: {"Retry-After": "5"},
+    StillArriving: {"Retry-After": "5"},
     Unauthorized: {"WWW-Authenticate": "Bearer"},
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

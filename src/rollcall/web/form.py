@@ -1,6 +1,6 @@
 """A multipart form with one file in it, read as it arrives.
 
-    form = Form(content_type, body)
+    form = Form(boundary, body, names=…)
     file = await form.file()          reads the fields before the file
     async for chunk in form.rest(): … the file's bytes; then the fields after it, to the closing boundary
 
@@ -10,7 +10,7 @@ Libraries that do not notice that are the reason for this one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,11 @@ class File:
 
 
 class Form:
-    """One form. `fields` holds those read so far."""
+    """One form. `fields` holds those read so far that are among `names`."""
 
-    def __init__(self, boundary: str, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, boundary: str, body: AsyncIterator[bytes], *, names: Container[str]) -> None:
         self.fields: dict[str, str] = {}
+        self._names = names
         self._events = _events(boundary, body)
 
     async def file(self) -> File:
@@ -80,6 +81,8 @@ class Form:
             raise InvalidInput(
                 "The form holds a file in another field.", issues=[issue(segment.name, "unknown", message)]
             )
+        if segment.name not in self._names:
+            return
         try:
             self.fields[segment.name] = value.decode()
         except UnicodeDecodeError as error:

@@ -1,32 +1,33 @@
 """POST /import: a JSON body, a form or the file itself, by its Content-Type; each becomes an Import.
 
-What the head of a request shows to be wrong is refused before its body is read. A body that ends too early, or stands
-still for a minute, leaves nothing behind.
+What the head of a request shows to be wrong is refused before its body is read, and so is one for which there is no
+room. A body that ends too early, or comes too slowly, leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from multipart import parse_options_header
-from starlette.requests import ClientDisconnect
 
-from rollcall.errors import Forbidden, InvalidInput, TooLarge, UnsupportedMediaType, UploadFailed
+from rollcall.errors import Busy, Forbidden, InvalidInput, UnsupportedMediaType
 from rollcall.keys import Caller
 from rollcall.options import CHOICES, NAMES, Options
 from rollcall.receive import receive
-from rollcall.web import Asking, Service, Serving, envelope
+from rollcall.web import BODIES_MAX, Asking, Service, Serving, envelope
 from rollcall.web.answers import PROBLEMS, Answer, issue
+from rollcall.web.body import announced, arriving
 from rollcall.web.envelope import SOURCE_LENGTH_MAX, Wish
 from rollcall.web.form import Form
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
-IDLE_SECONDS = 60.0
+REQUEST_KEY_LENGTH = 255
 GIVEN = ("source", "useResumable", *NAMES)
 FILE_TYPES = (
     "application/octet-stream",
@@ -62,6 +63,12 @@ REQUEST = {
         *({"name": name, "in": "query", "schema": schema} for name, schema in _WISH.items()),
         {"name": "X-Source", "in": "header", "schema": _SOURCE, "description": "For a file as the body."},
         {"name": "X-Use-Resumable", "in": "header", "schema": {"type": "boolean"}},
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1, "maxLength": REQUEST_KEY_LENGTH},
+            "description": "For 24 hours, the same request under the same key becomes one import.",
+        },
     ],
     "requestBody": {
         "required": True,
@@ -84,62 +91,74 @@ class Accepted(Answer):
     job_id: UUID
 
 
+@dataclass(frozen=True)
+class Sent:
+    """One request, its body not yet read."""
+
+    service: Service
+    caller: Caller
+    query: dict[str, str]
+    request_key: str | None
+    body: AsyncIterator[bytes]
+
+
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
 async def post(request: Request, response: Response, service: Serving, caller: Asking) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
-    content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
-    query = _query(request)
-    _allow(caller, query)
-    body = _body(request, service.body_bytes_max)
-    if content_type == "application/json":
-        job_id = await _json(service, caller, body, query)
-    elif content_type == "multipart/form-data":
-        job_id = await _form(service, caller, body, query, parameters.get("boundary", ""))
-    elif content_type in FILE_TYPES:
-        wish = envelope.wish(given := _headers(request) | query)
-        _allow(caller, given)
-        job_id = await _receive(service, caller, body, lambda: wish, wish.resumable, content_type=content_type)
-    else:
-        raise UnsupportedMediaType(
-            "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
-            f"{', '.join(FILE_TYPES[1:])}."
-        )
+    sent = Sent(service, caller, _query(request), _request_key(request), arriving(request, service.body_bytes_max))
+    _allow(caller, sent.query)
+    if service.bodies.locked():
+        raise Busy(f"{BODIES_MAX} requests are arriving. Send this one again in a moment.")
+    async with service.bodies:
+        await service.store.require(announced(request, service.body_bytes_max))
+        job_id = await _take(request, sent)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
 
 
-async def _json(service: Service, caller: Caller, body: AsyncIterator[bytes], query: dict[str, str]) -> UUID:
+async def _take(request: Request, sent: Sent) -> UUID:
+    content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if content_type == "application/json":
+        return await _json(sent)
+    if content_type == "multipart/form-data":
+        return await _form(sent, parameters.get("boundary", ""))
+    if content_type in FILE_TYPES:
+        wish = envelope.wish(given := _headers(request) | sent.query)
+        _allow(sent.caller, given)
+        return await _receive(sent, sent.body, lambda: wish, wish.resumable, content_type=content_type)
+    raise UnsupportedMediaType(
+        "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
+        f"{', '.join(FILE_TYPES[1:])}."
+    )
+
+
+async def _json(sent: Sent) -> UUID:
     beginning = bytearray()
-    async for chunk in body:
+    async for chunk in sent.body:
         beginning += chunk
         if len(beginning) > JSON_BYTES_MAX:
             break
     read = envelope.head if len(beginning) > JSON_BYTES_MAX else envelope.read
-    async with service.judges:
-        wish = await asyncio.to_thread(read, bytes(beginning), query)
-    _allow(caller, {"source": wish.source})
-    return await _receive(
-        service, caller, _chain(beginning, body), lambda: wish, wish.resumable, content_type="application/json"
-    )
+    async with sent.service.judges:
+        wish = await asyncio.to_thread(read, bytes(beginning), sent.query)
+    _allow(sent.caller, {"source": wish.source})
+    body = _chain(beginning, sent.body)
+    return await _receive(sent, body, lambda: wish, wish.resumable, content_type="application/json")
 
 
-async def _form(
-    service: Service, caller: Caller, body: AsyncIterator[bytes], query: dict[str, str], boundary: str
-) -> UUID:
+async def _form(sent: Sent, boundary: str) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
-    form = Form(boundary, body)
+    form = Form(boundary, sent.body, names=GIVEN)
 
     def wish() -> Wish:
-        return envelope.wish({name: value for name, value in form.fields.items() if name in GIVEN} | query)
+        return envelope.wish(form.fields | sent.query)
 
     file = await form.file()
-    _allow(caller, form.fields | query)
-    early = envelope.wish({"source": "may follow"} | form.fields | query)
-    return await _receive(
-        service, caller, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type
-    )
+    _allow(sent.caller, form.fields | sent.query)
+    early = envelope.wish({"source": "may follow"} | form.fields | sent.query)
+    return await _receive(sent, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type)
 
 
 def _allow(caller: Caller, given: dict[str, str]) -> None:
@@ -150,8 +169,7 @@ def _allow(caller: Caller, given: dict[str, str]) -> None:
 
 
 async def _receive(
-    service: Service,
-    caller: Caller,
+    sent: Sent,
     body: AsyncIterator[bytes],
     wish: Callable[[], Wish],
     resumable: bool,
@@ -161,20 +179,30 @@ async def _receive(
 ) -> UUID:
     def asked() -> tuple[str, Options]:
         found = wish()
-        _allow(caller, {"source": found.source})
+        _allow(sent.caller, {"source": found.source})
         return found.source, found.options
 
     return await receive(
         body,
-        database=service.database,
-        store=service.store,
+        database=sent.service.database,
+        store=sent.service.store,
         wish=asked,
-        segment_bytes=service.segment_bytes if resumable else None,
+        segment_bytes=sent.service.segment_bytes if resumable else None,
         name=name,
         content_type=content_type,
-        created_by=caller.name,
-        limits=service.limits,
+        created_by=sent.caller.name,
+        request_key=sent.request_key,
+        limits=sent.service.limits,
     )
+
+
+def _request_key(request: Request) -> str | None:
+    """The Idempotency-Key. Raises InvalidInput."""
+    given = [_utf8(value) for value in request.headers.getlist("idempotency-key")]
+    if given and (len(given) > 1 or not 1 <= len(given[0]) <= REQUEST_KEY_LENGTH):
+        text = f"Idempotency-Key is one text of 1 to {REQUEST_KEY_LENGTH} characters."
+        raise envelope.refused([issue("Idempotency-Key", "invalid_value", text)])
+    return given[0] if given else None
 
 
 def _query(request: Request) -> dict[str, str]:
@@ -200,28 +228,6 @@ def _utf8(header: str) -> str:
         return header.encode("latin-1").decode()
     except UnicodeError:
         return header
-
-
-async def _body(request: Request, bytes_max: int) -> AsyncGenerator[bytes, None]:
-    """The request's body, whole or UploadFailed; TooLarge as soon as it is known."""
-    announced = request.headers.get("content-length")
-    received, stream = 0, request.stream()
-    while True:
-        if max(received, int(announced or 0)) > bytes_max:
-            raise TooLarge(f"The body is larger than {bytes_max:,} bytes (MAX_UPLOAD_SIZE).")
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                chunk = await anext(stream, b"")
-        except ClientDisconnect as error:
-            raise UploadFailed from error
-        except TimeoutError as error:
-            raise UploadFailed(f"No byte came for {IDLE_SECONDS:.0f} seconds; nothing was imported.") from error
-        if not chunk:
-            break
-        received += len(chunk)
-        yield chunk
-    if announced is not None and received != int(announced):
-        raise UploadFailed
 
 
 async def _chain(beginning: bytearray, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
