@@ -18,15 +18,7 @@ import structlog
 
 from rollcall import contacts, imports, ledger, rejects, storage, uploads
 from rollcall.database import Connection, Database
-from rollcall.errors import (
-    Draining,
-    Fenced,
-    ImportFailed,
-    InvalidRecords,
-    TooManyRejects,
-    Unavailable,
-    Unreadable,
-)
+from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
 from rollcall.imports import Import
 from rollcall.lane import Lane, Rewind, Share, gravest, rest, settle
 from rollcall.options import Options
@@ -181,8 +173,10 @@ async def close(cargo: Cargo, total: int) -> None:
 
 async def fail(database: Database, job: Import, code: str, message: str) -> None:
     """End it with a reason; what is committed stays."""
-    await settle(database, job, lambda tx: imports.fail(tx, job, code, message))
-    log_failure(job, code)
+    if await settle(database, job, lambda tx: imports.fail(tx, job, code, message)):
+        log_failure(job, code)
+    else:
+        log.info("import.fenced", import_id=str(job.id), attempt=job.attempt)
 
 
 def log_failure(job: Import, code: str) -> None:
