@@ -122,7 +122,7 @@ def clone(tmp_path: Path, uv: Path) -> Clone:
 def test_it_says_what_it_can_do(clone: Clone) -> None:
     for said in (clone.dev(), clone.dev("--help")):
         assert said.returncode == 0
-        for command in ("demo", "test", "lint", "bench", "lock"):
+        for command in ("demo", "test", "faults", "lint", "bench", "lock"):
             assert f"\n  {command} " in said.stdout
     assert not clone.stamp.exists()
 
