@@ -22,7 +22,7 @@ from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooM
 from rollcall.imports import Import
 from rollcall.lane import Lane, Rewind, Share, gravest, rest, settle
 from rollcall.options import Options
-from rollcall.reading import reading
+from rollcall.reading import reading, verify
 from rollcall.records import Part, Plan, deal, inspect
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import RETRIES, begin, effort, where
@@ -84,6 +84,7 @@ async def plan_of(cargo: Cargo, lanes: int) -> Plan:
         return Plan.from_json(job.plan)
 
     def look() -> Plan:
+        verify(cargo.store, cargo.segments, cargo.draining)
         with storage.whole(cargo.store, cargo.segments) as stream:
             return inspect(stream, format=options.format, mapping=options.mapping, lanes=lanes)
 
