@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -87,6 +88,7 @@ class Worker:
         sweeping = asyncio.create_task(self._sweep())
         try:
             while True:
+                tell_systemd("WATCHDOG=1")
                 try:
                     control = self._control or await self._dial()
                     if control is None or await self._turn(control):
@@ -132,6 +134,7 @@ class Worker:
         self._seen.clear()
         since = time.monotonic()
         while not self._draining.is_set():
+            tell_systemd("WATCHDOG=1")
             try:
                 self._control = await self._introduce()
             except psycopg.Error as error:
@@ -257,3 +260,10 @@ class Worker:
         control, self._control = self._control, None
         if control is not None:
             await control.close()
+
+
+def tell_systemd(state: str) -> None:
+    """By the protocol of sd_notify(3), for `WatchdogSec=`. Nobody listens if systemd did not start this process."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
+            telling.sendto(state.encode(), address.replace("@", "\0", 1))
