@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +34,10 @@ FAST = {
     "max_wal_size": "2GB",
     "autovacuum_naptime": "5min",
 }
+
+
+PERSONAL = re.compile(r"[\w.+'-]+@[\w-]+\.[a-z]{2,}|postgres(?:ql)?://|rk_[0-9a-f]{16}_")
+"""What no log may hold: an address, a database's URL, an API key."""
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +76,7 @@ def cluster(bin_dir: Path | None) -> Iterator[str]:
     else:
         with _folder() as folder, embedded.postgres(folder, bin_dir=bin_dir, options=FAST) as server:
             yield server.url
+            assert not _personal(server.log.read_text())
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +120,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and {"cluster", "bin_dir"} & set(item.fixturenames):
             item.add_marker("postgres")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """No test may make Rollcall log anything of a person: here, or in a process that logs into the test's folder."""
+    report = yield
+    if report.when == "teardown" and isinstance(item, pytest.Function):
+        logged = [text for name, text in report.sections if name.startswith("Captured std")]
+        folders = [Path(str(item.funcargs[name])) for name in ("tmp_path", "data_dir") if name in item.funcargs]
+        logged += [log.read_text(errors="replace") for folder in folders for log in folder.rglob("*.log")]
+        if found := _personal("\n".join(logged)):
+            report.outcome, report.longrepr = "failed", "\n".join(["In the log:", *found[:10]])
+    return report
+
+
+def _personal(logged: str) -> list[str]:
+    return [line for line in logged.splitlines() if PERSONAL.search(line)]
 
 
 @pytest.hookimpl(trylast=True)
