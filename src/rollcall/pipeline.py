@@ -25,7 +25,7 @@ from rollcall.options import Options
 from rollcall.reading import reading, verify
 from rollcall.records import Part, Plan, deal, inspect
 from rollcall.storage import Segment, Store
-from rollcall.telemetry import RETRIES, begin, effort, where
+from rollcall.telemetry import RETRIES, begin, effort, spending, where
 
 REWINDS_MAX = 20
 log = structlog.get_logger()
@@ -84,7 +84,8 @@ async def plan_of(cargo: Cargo, lanes: int) -> Plan:
         return Plan.from_json(job.plan)
 
     def look() -> Plan:
-        verify(cargo.store, cargo.segments, cargo.draining)
+        with spending("store"):
+            verify(cargo.store, cargo.segments, cargo.draining)
         with storage.whole(cargo.store, cargo.segments) as stream:
             return inspect(stream, format=options.format, mapping=options.mapping, lanes=lanes)
 
