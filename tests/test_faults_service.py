@@ -143,7 +143,7 @@ async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[],
 
 async def test_rolling_restart(place: Site) -> None:
     """Two APIs, two workers, and clients that try again: every import ends well, and no answer is a fault."""
-    await oracle.instrument(place.url, slow=0.05)
+    await oracle.instrument(place.url, slow=0.08)
     files = [File(f"source {number % SOURCES}", number // SOURCES, RECORDS) for number in range(IMPORTS)]
     with ExitStack() as stack:
 

@@ -34,7 +34,7 @@ SENDER_LOCK_CLASS = 1_380_740_205
 """First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
 ANSWER_SECONDS = 120.0
 """A pooler between may take our bytes and pass none on: no timeout of TCP or of the server ends that. The longest
-statement loads a Share, in a small part of this."""
+statement loads a Share, in a small part of this. Longer than `lock_timeout`, or a half-open twin is never ended."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
