@@ -237,9 +237,9 @@ async def test_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
-    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(lane, "REST_SECONDS", 0.5)
-    file = File("crm", 0, 2500)
+    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(lane, "REST_SECONDS", 0.2)
+    file = File("crm", 0, 1500)
     mount = server.home / "small"
     with small_disk(mount, "4m", owner=(server.home / "data").stat().st_uid) as disk, capture_logs() as logs:
         space = f"small_{uuid4().hex[:8]}"

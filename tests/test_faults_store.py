@@ -118,8 +118,7 @@ def damage(stored: Path, harm: str) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("harm", ["gone", "shorter", "flipped"])
-@pytest.mark.parametrize("which", [0, 2, -1])
+@pytest.mark.parametrize(("harm", "which"), [("gone", 0), ("shorter", 2), ("flipped", -1)])
 async def test_a_segment_that_is_not_what_was_stored(place: Site, harm: str, which: int) -> None:
     """What comes before it may be loaded, nothing of itself is; put back, the import goes on from there."""
     stored = (await post_in_segments(place))[which]

@@ -68,7 +68,7 @@ async def _look_on(url: str, over: asyncio.Event) -> None:
         with suppress(psycopg.OperationalError):
             async with await psycopg.AsyncConnection.connect(url, autocommit=True) as tx:
                 await _compare(tx, final, over)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 async def _compare(
@@ -84,4 +84,4 @@ async def _compare(
             if state in FINAL:
                 ended = final.setdefault(job_id, (state, read, code))
                 assert (state, read, code) == ended, f"{job_id} was {ended} and is {(state, read, code)}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
