@@ -157,7 +157,7 @@ async def test_rolling_restart(place: Site) -> None:
             client = Client(http, apis)
             trouble = asyncio.create_task(restarting(apis, workers, start))
             try:
-                posted = await asyncio.wait_for(all_of(files, client), 3 * SECONDS + 20)
+                posted = await asyncio.wait_for(all_of(files, client), 6 * SECONDS + 60)
                 assert not trouble.done(), trouble.exception()
             except TimeoutError:
                 raise AssertionError(f"not all are loaded; answers were {client.answers}") from None
