@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ import psycopg
 
 from rollcall import app
 from rollcall.settings import Settings
+
+Process = subprocess.Popen[bytes]
 
 
 @asynccontextmanager
@@ -38,6 +44,36 @@ async def listening(database_url: str, folder: Path, **settings: Any) -> AsyncGe
     finally:
         server.should_exit = True
         await running
+
+
+@asynccontextmanager
+async def api(database_url: str, folder: Path, **settings: str) -> AsyncGenerator[tuple[Process, int], None]:
+    """`rollcall api` as it is run, and its port; what it says is in `folder`/api.log."""
+    process, port = _start(database_url, folder, settings)
+
+    async def answers() -> bool:
+        assert process.poll() is None
+        with suppress(httpx.TransportError):
+            return (await client.get("/health/live")).is_success
+        return False
+
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            await until(answers)
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _start(database_url: str, folder: Path, settings: dict[str, str]) -> tuple[Process, int]:
+    with socket.socket() as looking:
+        looking.bind(("127.0.0.1", 0))
+        port = int(looking.getsockname()[1])
+    environment = os.environ | {"DATABASE_URL": database_url, "DATA_DIR": str(folder), "PORT": str(port)} | settings
+    with (folder / "api.log").open("ab") as log:
+        command = [sys.executable, "-m", "rollcall", "api"]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log), port
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
