@@ -57,9 +57,7 @@ async def test_fifty_at_once_are_one_import(client: httpx.AsyncClient, database_
             if answer.status_code == 200:
                 assert answer.headers["location"] == f"/imports/{answer.json()['jobId']}"
                 return answer.text
-            if answer.status_code != 503:
-                problem(answer, 409, "STILL_ARRIVING")
-            assert answer.headers["retry-after"]
+            problem(answer, 409, "STILL_ARRIVING")
             await asyncio.sleep(0.02)
 
     assert len(set(await asyncio.gather(*(post() for _ in range(50))))) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,8 @@ from rollcall.web.form import Form
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
+PLACE_SECONDS = 5.0
+"""How long a request waits for its turn before it is told to come again."""
 REQUEST_KEY_LENGTH = 255
 GIVEN = ("source", "useResumable", *NAMES)
 FILE_TYPES = (
@@ -107,13 +110,25 @@ async def post(request: Request, response: Response, service: Serving, caller: A
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
     sent = Sent(service, caller, _query(request), _request_key(request), arriving(request, service.body_bytes_max))
     _allow(caller, sent.query)
-    if service.bodies.locked():
-        raise Busy(f"{BODIES_MAX} requests are arriving. Send this one again in a moment.")
-    async with service.bodies:
+    async with _place(service):
         await service.store.require(announced(request, service.body_bytes_max))
         job_id = await _take(request, sent)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
+
+
+@asynccontextmanager
+async def _place(service: Service) -> AsyncGenerator[None, None]:
+    """One of the places for bodies. Raises Busy when none gets free soon."""
+    try:
+        async with asyncio.timeout(PLACE_SECONDS):
+            await service.bodies.acquire()
+    except TimeoutError as error:
+        raise Busy(f"{BODIES_MAX} requests are arriving. Send this one again in a moment.") from error
+    try:
+        yield
+    finally:
+        service.bodies.release()
 
 
 async def _take(request: Request, sent: Sent) -> UUID:
