@@ -11,6 +11,7 @@ no mark; they run on asyncio.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -22,6 +23,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 
 from rollcall import embedded, migrations
@@ -38,6 +40,16 @@ FAST = {
 
 PERSONAL = re.compile(r"[\w.+'-]+@[\w-]+\.[a-z]{2,}|postgres(?:ql)?://|rk_[0-9a-f]{16}_")
 """What no log may hold: an address, a database's URL, an API key."""
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test() -> Iterator[None]:
+    """What a test made Rollcall log to is closed with it."""
+    yield
+    root = logging.getLogger()
+    ours = [handler for handler in root.handlers if isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter)]
+    for handler in ours:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ async def until(condition: Callable[[], Awaitable[T | None]], seconds: float, wh
             if time.monotonic() > end:
                 raise
         assert time.monotonic() < end, f"after {seconds:g} s still not: {what}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.025)  # every look is a new connection, which is work for the machine
 
 
 @contextmanager
