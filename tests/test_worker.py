@@ -19,7 +19,7 @@ from faults import oracle
 from faults.harness import Site, Worker, part_records, site, until
 from faults.oracle import File
 from faults.proxy import proxy
-from rollcall import imports, lane, pipeline, worker
+from rollcall import imports, lane, worker
 from rollcall.database import connect
 from rollcall.imports import CRASHES_MAX, Import
 
