@@ -6,6 +6,7 @@ no mark; they run on asyncio.
     TEST_DATABASE_URL   a server to use instead of the embedded one (a superuser; databases are made and dropped there)
     ROLLCALL_PG_BIN     the folder of the server programs to use
     ROLLCALL_CORPORA    the folder of the hard inputs
+    ROLLCALL_LONG       run the long forms, and what is marked `long`
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ def corpora() -> Path:
     return Path(folder)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "ROLLCALL_LONG" not in os.environ:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
         if isinstance(item, pytest.Function) and {"cluster", "bin_dir"} & set(item.fixturenames):
             item.add_marker("postgres")

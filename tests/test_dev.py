@@ -153,6 +153,7 @@ def test_pip_does_it_where_uv_cannot_be_had(tmp_path: Path) -> None:
     assert (clone.root / ".venv" / "bin" / "pip").exists()
 
 
+@pytest.mark.long
 def test_pip_takes_over_when_uv_fails(clone: Clone) -> None:
     clone.environment["UV_FIND_LINKS"] = str(clone.root)  # uv's settings lead nowhere, pip's do
     said = clone.dev("demo")
@@ -166,6 +167,7 @@ def test_a_changed_lock_changes_the_environment(clone: Clone) -> None:
     assert clone.dev("demo").stdout.startswith("2.0 1 ")
 
 
+@pytest.mark.long
 def test_a_file_that_is_not_the_locked_one_is_refused(clone: Clone) -> None:
     clone.pin("1.0", digest="0" * 64)
     said = clone.dev("demo")
