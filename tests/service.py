@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from fastapi import FastAPI
 
 from rollcall import app
 from rollcall.settings import Settings
@@ -35,7 +36,13 @@ async def served(database_url: str, folder: Path, **settings: Any) -> AsyncGener
 @asynccontextmanager
 async def listening(database_url: str, folder: Path, **settings: Any) -> AsyncGenerator[int, None]:
     """The port of a real server."""
-    api = app.create(Settings(data_dir=folder, **settings), database_url=database_url)
+    async with wired(app.create(Settings(data_dir=folder, **settings), database_url=database_url)) as port:
+        yield port
+
+
+@asynccontextmanager
+async def wired(api: FastAPI) -> AsyncGenerator[int, None]:
+    """The port of a real server of any application."""
     server = app.server(api, port=0, grace_seconds=1)
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started or running.done())

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from fastapi import FastAPI, Request
 
-from service import api, listening, objects, rows, until
+from service import api, listening, objects, rows, until, wired
 
 MIB = 1 << 20
 CSV = b"name,email\nAlice,alice@example.com\n"
@@ -156,21 +157,34 @@ async def test_nobody_writes_lines_into_the_log(database_url: str, tmp_path: Pat
     assert not re.search(r"forged|red|title|[\x00-\x09\x0b-\x1f]", said.replace("redirect", ""))
 
 
+LIES = {
+    "Host": "evil.example",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "10.0.0.1",
+    "Forwarded": "host=evil.example;proto=https",
+    "X-Forwarded-Prefix": "/evil",
+    "X-HTTP-Method-Override": "DELETE",
+    "X-Original-URL": "/evil",
+    "X-Rewrite-URL": "/evil",
+}
+
+
+async def test_a_client_is_where_its_connection_comes_from() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def who(request: Request) -> list[Any]:
+        return [request.client and request.client.host, request.url.scheme, request.scope["root_path"]]
+
+    async with wired(app) as port, httpx.AsyncClient(trust_env=False, headers=LIES) as client:
+        assert (await client.get(f"http://127.0.0.1:{port}/")).json() == ["127.0.0.1", "http", ""]
+
+
 async def test_who_asks_says_nothing_about_where_it_is(database_url: str, tmp_path: Path) -> None:
-    lies = {
-        "Host": "evil.example",
-        "X-Forwarded-Host": "evil.example",
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-For": "10.0.0.1",
-        "Forwarded": "host=evil.example;proto=https",
-        "X-Forwarded-Prefix": "/evil",
-        "X-HTTP-Method-Override": "DELETE",
-        "X-Original-URL": "/evil",
-        "X-Rewrite-URL": "/evil",
-    }
     async with (
         listening(database_url, tmp_path) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, headers=lies) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, headers=LIES) as client,
     ):
         sent = await client.post("/import", content=CSV, headers={"Content-Type": "text/csv", "X-Source": "crm"})
         assert sent.headers["location"] == f"/imports/{sent.json()['jobId']}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rollcall import storage
 from rollcall.errors import NoSpace, ObjectCorrupt, ObjectMissing, StoreDown
 from rollcall.storage import WRITE_BYTES, Segment, Store, new_key, whole
 from service import until
@@ -96,6 +97,20 @@ async def test_a_full_disk_says_so(tmp_path: Path) -> None:
     (tmp_path / key[:2] / f"{key}.partial").symlink_to("/dev/full")
     with pytest.raises(NoSpace):
         await Store(tmp_path).put(key, chunks(b"x"))
+    assert not files(tmp_path)
+
+
+async def test_some_of_the_disk_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = os.statvfs(tmp_path)
+    store, room = Store(tmp_path / "store"), disk.f_bavail * disk.f_frsize
+    await store.require(room // 2)
+    with pytest.raises(NoSpace):
+        await store.require(room * 2)
+    monkeypatch.setattr(storage, "RESERVE_BYTES", room * 2)
+    with pytest.raises(NoSpace):
+        await store.put(new_key(), chunks(b"x"))
+    with pytest.raises(NoSpace):
+        await store.check()
     assert not files(tmp_path)
 
 

@@ -76,7 +76,7 @@ async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> No
     """A Segment is about to be written under this key. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """insert into rollcall.segments (upload_id, "offset", key, state)
-           select id, %s, %s, 'pending' from rollcall.uploads where id = %s and state = 'arriving' for key share
+           select id, %s, %s, 'pending' from rollcall.uploads where id = %s for key share
            returning 1""",
         (offset, key, upload_id),
     )
@@ -97,7 +97,7 @@ async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
     """All of it has arrived. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """update rollcall.uploads set state = 'complete', length = %s, completed_at = clock_timestamp()
-            where id = %s and state = 'arriving' returning 1""",
+            where id = %s returning 1""",
         (length, upload_id),
     )
     _there(await cursor.fetchone())
