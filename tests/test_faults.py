@@ -152,7 +152,14 @@ async def test_postgres_is_away(server: embedded.Server, place: Site, monkeypatc
         await asyncio.sleep(AWAY_SECONDS - (time.monotonic() - began))
         await asyncio.to_thread(server.start)
 
-        second = UUID((await client.post("/import", content=later.csv(), headers=HEADERS)).json()["jobId"])
+        async def accepted() -> UUID | None:
+            answer = await client.post("/import", content=later.csv(), headers=HEADERS)
+            if answer.status_code == 200:
+                return UUID(answer.json()["jobId"])
+            assert_unavailable(answer)
+            return None
+
+        second = await until(accepted, 10, "the service answers again")
         job = await place.final(first)
         assert (job.state, job.attempt, job.crashes) == ("succeeded", 1, 0)
         assert (await place.final(second)).state == "succeeded"

@@ -27,7 +27,7 @@ from rollcall.options import Options
 from rollcall.receive import receive
 
 LONG = "ROLLCALL_LONG" in os.environ
-SECONDS, RESTART_SECONDS = (120.0, 5.0) if LONG else (6.0, 1.5)
+SECONDS, RESTART_SECONDS = (120.0, 5.0) if LONG else (10.0, 2.0)
 IMPORTS, SOURCES = (20, 10) if LONG else (6, 3)
 RECORDS = 3000
 PIECES, PIECE_SECONDS = 20, 0.05

@@ -27,6 +27,9 @@ Answer = TypeVar("Answer")
 
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
+POOL_RECONNECT_SECONDS = 2.0
+"""The pool's pauses between tries double up to this; then the next request tries anew. Its own five minutes would keep
+a service down that long after its database."""
 SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
@@ -98,6 +101,7 @@ class Database:
             min_size=1,
             max_size=POOL_SIZE,
             timeout=POOL_WAIT_SECONDS,
+            reconnect_timeout=POOL_RECONNECT_SECONDS,
             open=False,
         )
 
