@@ -114,8 +114,8 @@ CREATE TABLE rollcall.segments (
     key text NOT NULL,
     state text NOT NULL,
     length bigint,
-    sha256 bytea,
-    CONSTRAINT segments_check CHECK (((state = 'durable'::text) = ((length IS NOT NULL) AND (sha256 IS NOT NULL)))),
+    checksums bytea,
+    CONSTRAINT segments_check CHECK (((state = 'durable'::text) = ((length IS NOT NULL) AND (checksums IS NOT NULL)))),
     CONSTRAINT segments_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'durable'::text])))
 );
 CREATE TABLE rollcall.uploads (

@@ -30,8 +30,8 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 async def test_a_drain_is_heard_while_loaded_records_are_read_past(tmp_path: Path, data: bytes) -> None:
     begin()
     store, key, draining = Store(tmp_path), new_key(), asyncio.Event()
-    length, sha256 = await store.put(key, _once(data))
-    segments, plan = [Segment(key, 0, length, sha256)], inspect(BytesIO(data))
+    length, checksums = await store.put(key, _once(data))
+    segments, plan = [Segment(key, 0, length, checksums)], inspect(BytesIO(data))
     draining.set()
 
     async def read_to_the_end() -> None:

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import os
 import select
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from rollcall import storage
 from rollcall.errors import NoSpace, ObjectCorrupt, ObjectMissing, StoreDown
-from rollcall.storage import WRITE_BYTES, Segment, Store, new_key, whole
+from rollcall.storage import BLOCK_BYTES, Segment, Store, new_key, whole
 from service import until
 
 
@@ -29,9 +31,13 @@ def files(root: Path) -> list[Path]:
 
 async def test_an_object_is_what_was_put(tmp_path: Path) -> None:
     store, key = Store(tmp_path / "store"), new_key()
-    data = bytes(range(256)) * (2 * WRITE_BYTES // 256) + b"end"
-    length, sha256 = await store.put(key, chunks(*(data[at : at + 65_537] for at in range(0, len(data), 65_537))))
-    assert (length, sha256) == (len(data), hashlib.sha256(data).digest())
+    data, digest = bytes(range(256)) * (2 * BLOCK_BYTES // 256) + b"end", hashlib.sha256()
+    pieces = [data[at : at + 65_537] for at in range(0, len(data), 65_537)]
+    length, checksums = await store.put(key, chunks(*pieces), digest)
+    assert (length, digest.digest()) == (len(data), hashlib.sha256(data).digest())
+    sums = [zlib.crc32(block) for block in (data[:BLOCK_BYTES], data[BLOCK_BYTES : 2 * BLOCK_BYTES], b"end")]
+    assert struct.unpack(">3I", checksums) == tuple(sums)
+    assert (length, checksums) == await store.put(key, chunks(data))
     with store.open(key) as file:
         assert file.read() == data
     assert [path.name for path in files(tmp_path)] == [key]
@@ -44,7 +50,7 @@ async def test_an_object_is_what_was_put(tmp_path: Path) -> None:
 
 async def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     async def breaking() -> AsyncIterator[bytes]:
-        yield b"x" * (WRITE_BYTES + 1)
+        yield b"x" * (BLOCK_BYTES + 1)
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
@@ -57,7 +63,7 @@ async def test_what_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
 
     async def endless() -> AsyncIterator[bytes]:
         while True:
-            yield b"x" * WRITE_BYTES
+            yield b"x" * BLOCK_BYTES
             begun.set()
             await asyncio.sleep(0)
 
@@ -77,14 +83,14 @@ async def test_a_slow_disk_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "slow")
     (tmp_path / key[:2] / f"{key}.partial").symlink_to(tmp_path / "slow")
     disk = os.open(tmp_path / "slow", os.O_RDONLY | os.O_NONBLOCK)
-    task = asyncio.create_task(Store(tmp_path).put(key, chunks(b"x" * WRITE_BYTES)))
+    task = asyncio.create_task(Store(tmp_path).put(key, chunks(b"x" * BLOCK_BYTES)))
     await until(lambda: bool(select.select([disk], [], [], 0)[0]))
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=0.2)
     assert not done
     while not task.done():
         with suppress(BlockingIOError):
-            os.read(disk, WRITE_BYTES)
+            os.read(disk, BLOCK_BYTES)
         await asyncio.sleep(0)
     os.close(disk)
     assert task.cancelled()
@@ -129,8 +135,8 @@ async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 async def segments_of(store: Store, *bodies: bytes) -> list[Segment]:
     segments, offset = [], 0
     for body in bodies:
-        length, sha256 = await store.put(key := new_key(), chunks(body))
-        segments.append(Segment(key, offset, length, sha256))
+        length, checksums = await store.put(key := new_key(), chunks(body))
+        segments.append(Segment(key, offset, length, checksums))
         offset += length
     return segments
 
@@ -145,15 +151,19 @@ async def test_segments_are_one_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "shorter", "longer"])
-async def test_a_damaged_segment_is_noticed_before_its_last_byte(tmp_path: Path, damage: str) -> None:
-    store = Store(tmp_path)
-    segments = await segments_of(store, b"a" * 100_000, b"b" * 100_000)
+async def test_of_a_damaged_segment_no_wrong_byte_is_handed_out(tmp_path: Path, damage: str) -> None:
+    store, length = Store(tmp_path), 3 * BLOCK_BYTES + 5
+    segments = await segments_of(store, b"a" * 100_000, b"b" * length)
     path = next(path for path in files(tmp_path) if path.name == segments[1].key)
-    path.write_bytes({"flipped": b"b" * 99_999 + b"c", "shorter": b"b" * 99_999, "longer": b"b" * 100_001}[damage])
-    taken: list[bytes] = []
+    data = {"flipped": b"b" * (2 * BLOCK_BYTES) + b"c", "shorter": b"b" * 99_999, "longer": b"b" * length}[damage]
+    path.write_bytes(data.ljust(length, b"b") if damage == "flipped" else data + b"b" * (damage == "longer"))
+    pieces: list[bytes] = []
     with whole(store, segments) as stream, pytest.raises(ObjectCorrupt):
-        taken.extend(iter(lambda: stream.read(4096), b""))
-    assert set(b"".join(taken)) == {ord("a")}
+        pieces.extend(iter(lambda: stream.read(4096), b""))
+    taken = b"".join(pieces)
+    right = 100_000 + (2 * BLOCK_BYTES if damage == "flipped" else 0)
+    assert taken == (b"a" * 100_000 + b"b" * length)[: len(taken)]
+    assert right - 4096 < len(taken) <= right
 
 
 async def test_a_missing_segment_is_noticed(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooM
 from rollcall.imports import Import
 from rollcall.lane import Lane, Rewind, Share, gravest, rest, settle
 from rollcall.options import Options
-from rollcall.reading import reading, verify
+from rollcall.reading import reading
 from rollcall.records import Part, Plan, deal, inspect
 from rollcall.storage import Segment, Store
-from rollcall.telemetry import RETRIES, begin, effort, spending, where
+from rollcall.telemetry import RETRIES, begin, effort, where
 
 REWINDS_MAX = 20
 log = structlog.get_logger()
@@ -84,8 +84,6 @@ async def plan_of(cargo: Cargo, lanes: int) -> Plan:
         return Plan.from_json(job.plan)
 
     def look() -> Plan:
-        with spending("store"):
-            verify(cargo.store, cargo.segments, cargo.draining)
         with storage.whole(cargo.store, cargo.segments) as stream:
             return inspect(stream, format=options.format, mapping=options.mapping, lanes=lanes)
 

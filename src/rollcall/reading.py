@@ -14,20 +14,6 @@ from rollcall.records import Part, Plan, parts
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import effort, spend
 
-VERIFY_BYTES = 4 << 20
-
-
-def verify(store: Store, segments: list[Segment], draining: asyncio.Event) -> None:
-    """Read the whole file for its checksums before anything is loaded: a contact of a damaged file stays one, even when
-    the file is put back and the import goes on. 60 ms for 64 MiB.
-
-    Raises ObjectCorrupt, ObjectMissing, StoreDown, and Draining before long.
-    """
-    with storage.whole(store, segments) as stream:
-        while len(stream.read(VERIFY_BYTES)) == VERIFY_BYTES:
-            if draining.is_set():
-                raise Draining
-
 
 @asynccontextmanager
 async def reading(

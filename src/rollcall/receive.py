@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -186,11 +187,8 @@ async def _bytes(
     length, sha256 = 0, hashlib.sha256()
     async for segment_body in _segments(body, segment_bytes):
         keys.append(new_key())
-        segment = await _store(database, store, upload_id, length, keys[-1], segment_body)
-        length += segment.length
-        if isinstance(segment_body, bytes):
-            await asyncio.to_thread(sha256.update, segment_body)
-    return length, segment.sha256 if length and segment.length == length else sha256.digest()
+        length += await _store(database, store, upload_id, length, keys[-1], segment_body, sha256)
+    return length, sha256.digest()
 
 
 SegmentBody = AsyncIterator[bytes] | bytes
@@ -212,16 +210,20 @@ async def _segments(body: AsyncIterator[bytes], size: int | None) -> AsyncIterat
 
 
 async def _store(
-    database: Database, store: Store, upload_id: UUID, offset: int, key: str, body: SegmentBody
-) -> Segment:
+    database: Database, store: Store, upload_id: UUID, offset: int, key: str, body: SegmentBody, digest: Any
+) -> int:
+    """Store a Segment; its length. `digest` takes in its bytes, once."""
     async with database.session() as tx:
         await uploads.announce(tx, upload_id, offset, key)
-    length, sha256 = await (_put_again(store, key, body) if isinstance(body, bytes) else store.put(key, body))
-    segment = Segment(key, offset, length, sha256)
+    if isinstance(body, bytes):
+        await asyncio.to_thread(digest.update, body)
+        length, checksums = await _put_again(store, key, body)
+    else:
+        length, checksums = await store.put(key, body, digest)
     if length:
         async with database.session() as tx:
-            await uploads.keep(tx, upload_id, segment)
-    return segment
+            await uploads.keep(tx, upload_id, Segment(key, offset, length, checksums))
+    return length
 
 
 async def _put_again(store: Store, key: str, body: bytes) -> tuple[int, bytes]:

@@ -2,7 +2,9 @@
 
     store.put(key, chunks)        a whole object or none; on the disk before it returns
     store.open(key)               one object
-    whole(store, segments)        an Upload's Segments as one binary stream; length and checksum checked while reading
+    whole(store, segments)        an Upload's Segments as one binary stream, of which no wrong byte is ever handed out
+
+An object has a checksum for every block: what has to be right is known before it is used, however long an object is.
 
 Writing is asynchronous (the disk works in threads), reading is not: readers run in threads anyway. Assumes one local
 file system. Knows no table.
@@ -12,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import io
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,9 +28,9 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from rollcall.errors import NoSpace, ObjectCorrupt, ObjectMissing, StoreDown
 
-WRITE_BYTES = 1 << 20
-"""What is gathered before a thread writes it; a body arrives in pieces of 64 to 256 KiB."""
-READ_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
+"""What is written, read and checked at a time; a body arrives in pieces of 64 to 256 KiB."""
+CHECKSUM_BYTES = 4
 RESERVE_BYTES = 64 << 20
 """What the store leaves free: an embedded Postgres beside it stops when its disk is full."""
 
@@ -38,12 +40,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Segment:
-    """One object: a stretch of an Upload's bytes, `length` bytes from `offset` on."""
+    """One object: a stretch of an Upload's bytes, `length` bytes from `offset` on.
+
+    `checksums`: the CRC-32 of each of its blocks, four bytes each. Against accidents; who may write here is trusted.
+    """
 
     key: str
     offset: int
     length: int
-    sha256: bytes
+    checksums: bytes
 
 
 def new_key() -> str:
@@ -57,26 +62,28 @@ class Store:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
-        """Store the chunks as one object; its length and SHA-256. An object of that key is replaced.
+    async def put(self, key: str, chunks: AsyncIterator[bytes], digest: Any = None) -> tuple[int, bytes]:
+        """Store the chunks as one object; its length and its checksums. An object of that key is replaced.
 
-        On any exception, one of `chunks` or a cancellation too, nothing is left. Raises NoSpace, StoreDown.
+        `digest` (of hashlib) takes in what is written, in the same thread. On any exception, one of `chunks` or a
+        cancellation too, nothing is left. Raises NoSpace, StoreDown.
         """
         path, partial = self._path(key), self._partial(key)
-        digest, length, held = hashlib.sha256(), 0, bytearray()
+        checksums, length, held = bytearray(), 0, bytearray()
         file = await _in_thread(self._create, partial)
         try:
             async for chunk in chunks:
                 held += chunk
-                if len(held) >= WRITE_BYTES:
-                    await _in_thread(_write, file, held, digest)
-                    length, held = length + len(held), bytearray()
-            await _in_thread(_write, file, held, digest)
+                if blocks := len(held) // BLOCK_BYTES * BLOCK_BYTES:
+                    checksums += await _in_thread(_write, file, held[:blocks], digest)
+                    length += blocks
+                    del held[:blocks]
+            checksums += await _in_thread(_write, file, held, digest)
             await _in_thread(_finish, file, partial, path)
         except BaseException:
             await _in_thread(_abandon, file, partial, path)
             raise
-        return length + len(held), digest.digest()
+        return length + len(held), bytes(checksums)
 
     def open(self, key: str) -> BinaryIO:
         """An object, from its first byte. Raises ObjectMissing, StoreDown."""
@@ -128,7 +135,7 @@ class Store:
         partial = self._partial(new_key())
         file = self._create(partial)
         try:
-            _write(file, bytearray(b"rollcall"), hashlib.sha256())
+            _write(file, bytearray(b"rollcall"), None)
         finally:
             _abandon(file, partial)
 
@@ -139,12 +146,19 @@ def _leave_room(place: Path | int, count: int) -> None:
         raise NoSpace
 
 
-def _write(file: BinaryIO, data: bytearray, digest: Any) -> None:
+def _write(file: BinaryIO, data: bytearray, digest: Any) -> bytes:
+    """The checksums of what was written. `data` begins with a block."""
     _leave_room(file.fileno(), len(data))
-    digest.update(data)
-    rest = memoryview(data)
+    if digest is not None:
+        digest.update(data)
+    view = rest = memoryview(data)
     while rest:  # a raw file may take less than it is given
         rest = rest[file.write(rest) :]
+    return b"".join(_checksum(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES))
+
+
+def _checksum(block: bytes | memoryview) -> bytes:
+    return zlib.crc32(block).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def _finish(file: BinaryIO, partial: Path, path: Path) -> None:
@@ -204,60 +218,56 @@ async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 def whole(store: Store, segments: Sequence[Segment]) -> BinaryIO:
-    """An Upload from its first byte to its last. Its last bytes, and those of every Segment, are handed out only when
-    the Segment's length and checksum are right.
+    """An Upload from its first byte to its last. A byte is handed out only when the checksum of its block is right.
 
     Reading raises ObjectCorrupt, ObjectMissing, StoreDown.
     """
-    return cast(BinaryIO, io.BufferedReader(_Whole(store, segments), READ_BYTES))
+    return cast(BinaryIO, io.BufferedReader(_Whole(_blocks(store, segments)), BLOCK_BYTES))
+
+
+def _blocks(store: Store, segments: Sequence[Segment]) -> Generator[bytes, None, None]:
+    offset = 0
+    for segment in segments:
+        if segment.offset != offset:
+            raise ObjectMissing
+        with store.open(segment.key) as file:
+            if os.fstat(file.fileno()).st_size != segment.length:
+                raise ObjectCorrupt
+            for number in range(-(-segment.length // BLOCK_BYTES)):
+                block = _read(file, min(BLOCK_BYTES, segment.length - number * BLOCK_BYTES))
+                if _checksum(block) != segment.checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]:
+                    raise ObjectCorrupt
+                yield block
+        offset += segment.length
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """So many bytes, fewer at the file's end."""
+    try:
+        block = file.read(size)
+        while len(block) < size and (more := file.read(size - len(block))):
+            block += more
+    except OSError as error:
+        raise StoreDown from error
+    return block
 
 
 class _Whole(io.RawIOBase):
-    def __init__(self, store: Store, segments: Sequence[Segment]) -> None:
-        self._store, self._coming = store, iter(segments)
-        self._segment: Segment | None = None
-        self._file: BinaryIO | None = None
-        self._offset = 0
+    """Blocks as a stream."""
+
+    def __init__(self, blocks: Generator[bytes, None, None]) -> None:
+        self._blocks, self._block = blocks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        while self._segment is None:
-            self._segment = next(self._coming, None)
-            if self._segment is None:
-                return 0
-            self._begin(self._segment)
-        assert self._file is not None
-        try:
-            count = cast(io.RawIOBase, self._file).readinto(buffer) or 0
-        except OSError as error:
-            raise StoreDown from error
-        self._digest.update(memoryview(buffer)[:count])
-        self._offset += count
-        self._left -= count
-        if not self._left:
-            self._end(self._segment)
-        elif not count:
-            raise ObjectCorrupt
+        self._block = self._block or memoryview(next(self._blocks, b""))
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
         return count
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._blocks.close()
         super().close()
-
-    def _begin(self, segment: Segment) -> None:
-        if segment.offset != self._offset:
-            raise ObjectMissing
-        self._file = self._store.open(segment.key)
-        if os.fstat(self._file.fileno()).st_size != segment.length or not segment.length:
-            raise ObjectCorrupt
-        self._digest, self._left = hashlib.sha256(), segment.length
-
-    def _end(self, segment: Segment) -> None:
-        if self._digest.digest() != segment.sha256:
-            raise ObjectCorrupt
-        assert self._file is not None
-        self._file.close()
-        self._segment = self._file = None

@@ -86,9 +86,9 @@ async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> No
 async def keep(tx: Connection, upload_id: UUID, segment: Segment) -> None:
     """A Segment is whole and durable in the store. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
-        """update rollcall.segments set state = 'durable', length = %s, sha256 = %s
+        """update rollcall.segments set state = 'durable', length = %s, checksums = %s
             where upload_id = %s and "offset" = %s returning 1""",
-        (segment.length, segment.sha256, upload_id, segment.offset),
+        (segment.length, segment.checksums, upload_id, segment.offset),
     )
     _there(await cursor.fetchone())
 
@@ -130,7 +130,7 @@ async def segments(tx: Connection, upload_id: UUID) -> list[Segment]:
     """The durable Segments in the order of the file."""
     async with tx.cursor(row_factory=class_row(Segment)) as cursor:
         await cursor.execute(
-            """select key, "offset", length, sha256 from rollcall.segments
+            """select key, "offset", length, checksums from rollcall.segments
                 where upload_id = %s and state = 'durable' order by "offset" """,
             (upload_id,),
         )

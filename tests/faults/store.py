@@ -23,9 +23,9 @@ class FaultyStore(Store):
         super().__init__(root)
         self.at, self.fault, self.calls = at, fault, 0
 
-    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
+    async def put(self, key: str, chunks: AsyncIterator[bytes], digest: Any = None) -> tuple[int, bytes]:
         self.call()
-        return await super().put(key, chunks)
+        return await super().put(key, chunks, digest)
 
     def open(self, key: str) -> BinaryIO:
         self.call()
@@ -49,6 +49,6 @@ class _Object(io.FileIO):
         super().__init__(path)
         self._store = store
 
-    def readinto(self, buffer: Any, /) -> int:
+    def read(self, size: int | None = -1, /) -> bytes:
         self._store.call()
-        return super().readinto(buffer) or 0
+        return super().read(size)

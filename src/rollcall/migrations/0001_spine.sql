@@ -50,9 +50,9 @@ create table rollcall.segments (
     key       text not null unique,
     state     text not null check (state in ('pending', 'durable')),
     length    bigint,
-    sha256    bytea,
+    checksums bytea,
     primary key (upload_id, "offset"),
-    check ((state = 'durable') = (length is not null and sha256 is not null))
+    check ((state = 'durable') = (length is not null and checksums is not null))
 );
 
 -- Its own queue: claimed, fenced and closed by single statements (see rollcall.imports).
