@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -276,9 +277,9 @@ def large(folder: Path) -> Path:
 
 
 def begin(folder: Path, database_url: str) -> subprocess.Popen[str]:
-    """An import of the large file of which something is committed."""
+    """An import of the large file of which something is committed. It hears Ctrl-C even where the tests do not."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "rollcall", "import", "large.csv", "--source", "crm"],
+        ["env", "--default-signal=INT", sys.executable, "-m", "rollcall", "import", "large.csv", "--source", "crm"],
         cwd=folder,
         env=environment(DATABASE_URL=database_url, DATA_DIR=str(folder / "data")),
         stdout=subprocess.PIPE,
@@ -289,10 +290,23 @@ def begin(folder: Path, database_url: str) -> subprocess.Popen[str]:
     return process
 
 
+@contextmanager
+def obstacle(database_url: str) -> Iterator[None]:
+    """Somebody else is about to add one of the file's last contacts: until he has done so or not, nobody passes."""
+    with psycopg.connect(database_url) as other:
+        other.execute(
+            "insert into contacts (id, name, email, source, imported_at)"
+            " values (gen_random_uuid(), 'Ann', 'contact199000@example.com', 'crm', now())"
+        )
+        yield
+        other.rollback()
+
+
 def test_interrupt_cancels_and_keeps_what_is_committed(large: Path, database_url: str) -> None:
-    process = begin(large, database_url)
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    with obstacle(database_url):
+        process = begin(large, database_url)
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert "large.csv → crm: cancelled" in printed
     assert "What is counted above stays" in printed
@@ -303,9 +317,10 @@ def test_interrupt_cancels_and_keeps_what_is_committed(large: Path, database_url
 
 
 def test_a_killed_import_is_finished_by_the_next_worker(large: Path, database_url: str) -> None:
-    process = begin(large, database_url)
-    process.kill()
-    process.communicate()
+    with obstacle(database_url):
+        process = begin(large, database_url)
+        process.kill()
+        process.communicate()
     assert ask(database_url, "select state from rollcall.imports") == "running"
     # Its sessions end when the server has noticed.
     until(lambda: ask(database_url, f"select count(*) = 0 from pg_locks where classid = {LOCK_CLASS}"))
