@@ -4,16 +4,19 @@
         job_id = await service.send(path, source="crm")
         while (job := await service.show(job_id, wait=10))["state"] in OPEN: ...
 
-Files are streamed, never held in memory. What the service refuses is raised with the service's own words; nothing is
-retried here. An import and a Reject are the JSON objects that the service answers with.
+Files are streamed, never held in memory. A file whose answer is lost is sent again under the same Idempotency-Key, and
+becomes one import; nothing else is retried here. What the service refuses is raised with the service's own words. An
+import and a Reject are the JSON objects that the service answers with.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 
@@ -23,6 +26,11 @@ OPEN = frozenset({"queued", "running"})
 BLOCK_BYTES = 1 << 20
 TIMEOUT = httpx.Timeout(60.0, connect=5.0, read=120.0)
 """Seconds. The answer to a file comes when the last byte is durable."""
+RESEND_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0)
+"""Pauses before a file is sent once more: longer in all than a service takes to start again, or to let go of a request
+whose process died."""
+RESENT = frozenset({httpx.codes.CONFLICT, httpx.codes.SERVICE_UNAVAILABLE})
+"""What the service answers when the same request may have another answer soon."""
 
 
 class ServiceRefused(RollcallError):
@@ -66,15 +74,29 @@ class Client:
         options: dict[str, str] | None = None,
         sent: Callable[[int], None] = lambda _: None,
     ) -> str:
-        """Send a file; the jobId of its import. `sent` is told the number of bytes after each block."""
-        response = await self._ask(
-            "POST",
-            "/import",
-            params={"source": source} | (options or {}),
-            headers={"Content-Type": "application/octet-stream", "Content-Length": _length(file)},
-            content=blocks(file, sent),
-        )
-        return str(response.json()["jobId"])
+        """Send a file; the jobId of its import. `sent` is told the number of bytes after each block.
+
+        Sent again when the answer is lost or the service is busy; not when nobody was there in the first place.
+        """
+        headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": str(uuid4())}
+        for pause in (0.0, *RESEND_SECONDS):
+            await asyncio.sleep(pause)
+            try:
+                response = await self._ask(
+                    "POST",
+                    "/import",
+                    params={"source": source} | (options or {}),
+                    headers=headers | {"Content-Length": _length(file)},
+                    content=blocks(file, sent),
+                )
+                return str(response.json()["jobId"])
+            except (ServiceDown, ServiceRefused) as error:
+                unanswered = isinstance(error.__cause__, httpx.TransportError)
+                never = isinstance(error.__cause__, httpx.ConnectError) and not pause
+                if never or not (unanswered or error.more.get("status") in RESENT):
+                    raise
+                trouble = error
+        raise trouble
 
     async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
         """An import as it stands; with `wait` (seconds), as it is once it has changed, or after that time.
@@ -148,6 +170,6 @@ def _refused(response: httpx.Response) -> ServiceRefused | ServiceDown:
     kind = ServiceDown if response.is_server_error else ServiceRefused
     try:
         body = response.json()
-        return kind(str(body["error"]), issues=body.get("issues"))
+        return kind(str(body["error"]), issues=body.get("issues"), status=response.status_code)
     except (ValueError, KeyError, TypeError):
         return kind(f"The service answered {response.status_code}, and not in Rollcall's words.")
