@@ -70,8 +70,9 @@ CREATE TABLE rollcall.imports (
     CONSTRAINT imports_check CHECK ((read = (((((created + updated) + unchanged) + skipped) + duplicate) + rejected))),
     CONSTRAINT imports_check1 CHECK (((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT imports_check2 CHECK (((state = 'running'::text) OR (worker IS NULL))),
-    CONSTRAINT imports_check3 CHECK (((state = 'failed'::text) = (error_code IS NOT NULL))),
-    CONSTRAINT imports_check4 CHECK (((state <> 'succeeded'::text) OR (total = read))),
+    CONSTRAINT imports_check3 CHECK (((error_code IS NOT NULL) OR (state <> 'failed'::text))),
+    CONSTRAINT imports_check4 CHECK (((error_code IS NULL) OR (state = ANY (ARRAY['running'::text, 'failed'::text])))),
+    CONSTRAINT imports_check5 CHECK (((state <> 'succeeded'::text) OR (total = read))),
     CONSTRAINT imports_source_check CHECK (((length(source) >= 1) AND (length(source) <= 100))),
     CONSTRAINT imports_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
 );

@@ -244,7 +244,7 @@ async def test_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
-    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(lane, "FULL_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(lane, "REST_SECONDS", 0.2)
     file = File("crm", 0, 1500)
     mount = server.home / "small"
@@ -263,10 +263,11 @@ async def test_the_disk_of_postgres_is_full(
 
                 await until(tried, 20, "it was given back twice")
                 job = await place.show(job_id)
-                assert (job.state, job.crashes) == ("running", 0)
+                assert (job.state, job.crashes, job.error_code) == ("running", 0, "DATABASE_FULL")
                 assert {line["sqlstate"] for line in logs if line["event"] == "lane.again"} == {"53100"}
                 ballast.unlink()
-                assert (await place.final(job_id)).state == "succeeded"
+                job = await place.final(job_id)
+                assert (job.state, job.error_code) == ("succeeded", None)
             await assert_sound(place, {job_id: file})
         finally:
             await place.query("alter table public.contacts set tablespace pg_default")

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from faults.proxy import proxy
 from rollcall import database, workers
 from rollcall.database import Database
 from service import served
@@ -68,6 +69,20 @@ async def test_a_database_that_is_away_is_said(tmp_path: Path, monkeypatch: pyte
         assert health.json()["status"] == "unhealthy"
         assert (await client.get("/health/live")).status_code == 200
         problem(await client.get("/metrics"), 503, "DATABASE_UNAVAILABLE")  # whose key it is cannot be told
+
+
+async def test_a_database_that_takes_questions_and_answers_none(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No timeout of TCP ends that: a pooler before it may do so."""
+    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    async with proxy(database_url) as before, served(before.url, tmp_path) as client:
+        assert (await client.get("/contacts")).status_code == 200
+        before.judge = lambda link, data: "hang"
+        problem(await client.get("/contacts"), 503, "DATABASE_UNAVAILABLE")
+        before.judge = lambda link, data: "pass"
+        assert (await client.get("/contacts")).status_code == 200
 
 
 async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ async def test_a_store_that_is_away(place: Site) -> None:
 
     job = await running(place, job_id, attempt=4)
 
-    assert job.state == "running"
+    assert (job.state, job.error_code) == ("running", "STORE_UNAVAILABLE")
     assert time.monotonic() - began > 2.5 * lane.REST_SECONDS
     kept.replace(stored)
 

@@ -20,7 +20,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from rollcall.errors import DatabaseDown, RollcallError
+from rollcall.errors import DatabaseDown, DatabaseFull, RollcallError
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Answer = TypeVar("Answer")
@@ -95,6 +95,7 @@ class Database:
         self.url = url
         self._pool = AsyncConnectionPool[Connection](
             url,
+            connection_class=_Answering,
             kwargs={"autocommit": True, "application_name": name, "prepare_threshold": None, **SOCKET},
             configure=_configure,
             check=AsyncConnectionPool.check_connection,
@@ -114,7 +115,7 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """A pooled connection in autocommit: every statement is a transaction. Raises DatabaseDown."""
+        """A pooled connection in autocommit: every statement is a transaction. Raises DatabaseDown, DatabaseFull."""
         try:
             async with self._pool.connection() as connection:
                 yield connection
@@ -123,7 +124,7 @@ class Database:
         except psycopg.Error as error:
             if meaning(error) == "fault":
                 raise
-            raise DatabaseDown from error
+            raise down(error) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -162,6 +163,11 @@ def meaning(error: psycopg.Error, connection: Connection | None = None) -> Meani
     if not state and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return "lost"
     return "fault"
+
+
+def down(error: Exception) -> DatabaseDown | DatabaseFull:
+    """What to say when an error that may pass has not passed."""
+    return DatabaseFull() if isinstance(error, psycopg.errors.DiskFull) else DatabaseDown()
 
 
 async def asynchronous_commit(tx: Connection) -> None:

@@ -10,7 +10,7 @@
     │   ├─ InvalidJson TooDeep HeaderTooLong TooManyColumns
     │   └─ ArchiveTruncated ArchiveCorrupt NestedArchive InvalidRecords TooManyRejects ReaderChanged ObjectMissing …
     ├─ Unavailable    the world is at fault: 503, retried
-    │   └─ DatabaseDown StoreDown NoSpace Busy EmbeddedInUse EmbeddedFailed
+    │   └─ DatabaseDown DatabaseFull StoreDown NoSpace Busy EmbeddedInUse EmbeddedFailed
     └─ Stopped        a signal, not a fault: Cancelled Draining Fenced
 
 A bad record is none of these: it is a Reject, a value (`records`). Messages are for people: what, where, what to do.
@@ -285,6 +285,13 @@ class DatabaseDown(Unavailable):
     """The database cannot be reached."""
 
     code = "DATABASE_UNAVAILABLE"
+
+
+class DatabaseFull(Unavailable):
+    """The database has no room left. Make room for it; imports go on by themselves then."""
+
+    code = "DATABASE_FULL"
+    status = 507
 
 
 class StoreDown(Unavailable):

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects
-from rollcall.database import Connection, Database, asynchronous_commit, end_sessions, meaning
-from rollcall.errors import DatabaseDown, Fenced
+from rollcall.database import Connection, Database, asynchronous_commit, down, end_sessions, meaning
+from rollcall.errors import Fenced
 from rollcall.imports import Import
 from rollcall.records import fold
 from rollcall.records.seen import Seen
@@ -31,6 +31,8 @@ from rollcall.telemetry import RETRIES, spend, spending
 
 PATIENCE_SECONDS = 300.0
 """How long a database may be away before the work is given back."""
+FULL_PATIENCE_SECONDS = 10.0
+"""The same for one that is there but has no room: people are to hear of it soon."""
 PAUSE_SECONDS = (0.05, 0.3)
 REST_SECONDS = 5.0
 DESK = 99
@@ -53,10 +55,11 @@ class Patience:
         self._since: float | None = None
 
     async def pause(self, error: Exception) -> None:
-        """Raises DatabaseDown when it has lasted too long."""
+        """Raises DatabaseDown or DatabaseFull when it has lasted too long."""
         self._since = self._since or time.monotonic()
-        if time.monotonic() - self._since > PATIENCE_SECONDS:
-            raise DatabaseDown from error
+        full = isinstance(error, psycopg.errors.DiskFull)
+        if time.monotonic() - self._since > (FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS):
+            raise down(error) from error
         RETRIES.labels(_why(error)).inc()
         await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311  spreads retries, guards nothing
 
@@ -108,7 +111,7 @@ class Lane:
         self._connection: Connection | None = None
 
     async def run(self) -> None:
-        """Commit Share after Share. Raises Fenced, Rewind, DatabaseDown, or what the database refuses for good."""
+        """Commit Share after Share. Raises Fenced, Rewind, DatabaseDown, DatabaseFull, or what the database refuses for good."""
         try:
             while (share := await self.shares.get()) is not None:
                 if share.last > self.position:
@@ -233,7 +236,7 @@ async def end_others(connection: Connection | None, job: Import, lane: int) -> N
 async def settle(database: Database, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
     """Do a piece of this import's work on a connection of its own, again and again until the database answers.
 
-    `work` must be safe to do twice. Raises DatabaseDown when patience ends.
+    `work` must be safe to do twice. Raises DatabaseDown, DatabaseFull when patience ends.
     """
     patience = Patience()
     while True:

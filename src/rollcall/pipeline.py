@@ -69,7 +69,8 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
         if isinstance(stop, Unavailable):
             RETRIES.labels("unavailable").inc()
             await rest(draining)
-        await settle(database, job, lambda tx: imports.release(tx, job))
+        why = (stop.code, str(stop)) if isinstance(stop, Unavailable) else ()
+        await settle(database, job, lambda tx: imports.release(tx, job, *why))
     except Unreadable as fault:
         await fail(database, job, fault.code, str(fault))
     except Exception as fault:

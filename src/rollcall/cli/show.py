@@ -57,6 +57,8 @@ def pace(job: dict[str, Any]) -> str:
     if job["state"] == "queued":
         return f"waiting, {job['ahead']} ahead" if job["ahead"] else "waiting for a worker"
     said = f"{job['counts']['read']:,} records"
+    if job["error"]:
+        return f"{said}, waiting: {job['error']['message']}"
     if job["rate"]:
         said += f", {job['rate']:,.0f} a second"
     if job["eta"] is not None:

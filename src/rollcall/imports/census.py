@@ -22,7 +22,8 @@ async def count_queued(tx: Connection, created_by: str | None) -> int:
 async def census(tx: Connection) -> list[tuple[State, str | None, int]]:
     """How many imports are in each state, the failed ones by their code."""
     return await (
-        await tx.execute("select state, error_code, count(*) from rollcall.imports group by state, error_code")
+        await tx.execute("""select state, case when state = 'failed' then error_code end as code, count(*)
+                 from rollcall.imports group by state, code""")
     ).fetchall()
 
 

@@ -18,6 +18,7 @@ async def close(tx: Connection, job: Import, total: int) -> bool:
     """Succeed, if the ledger's Records are as many as the reader counted; False otherwise (see `standing`)."""
     cursor = await tx.execute(
         "update rollcall.imports i set state = 'succeeded', worker = null, total = %(total)s, crashes = 0,"
+        " error_code = null, error_message = null,"
         " finished_at = clock_timestamp(), "
         + COPY_COUNTS
         + """ from rollcall.account(%(id)s) p
@@ -63,7 +64,8 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(
             "set local statement_timeout = '1s'; select 1 from rollcall.imports where id = %(id)s for update;"
-            " update rollcall.imports i set state = 'cancelled', worker = null, finished_at = clock_timestamp(), "
+            " update rollcall.imports i set state = 'cancelled', worker = null, error_code = null,"
+            " error_message = null, finished_at = clock_timestamp(), "
             + COPY_COUNTS
             + " from rollcall.account(%(id)s) p where i.id = %(id)s"
             " and i.state in ('queued', 'running'); notify rollcall",

@@ -36,6 +36,7 @@ class Import:
     """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
 
     `sha256`: of the whole stored file. `same_file_as`: the latest import before it of the same bytes for this Source.
+    `error_code`, `error_message`: why it failed; of a running one, why it was let go, until something is committed.
     """
 
     id: UUID
@@ -80,7 +81,8 @@ select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.o
        coalesce(p.updated, i.updated)::bigint as updated, coalesce(p.unchanged, i.unchanged)::bigint as unchanged,
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
        coalesce(p.rejected, i.rejected)::bigint as rejected,
-       i.total, i.error_code, i.error_message, i.created_by, i.created_at, i.started_at, i.finished_at,
+       i.total, case when w.waits then i.error_code end as error_code,
+       case when w.waits then i.error_message end as error_message, i.created_by, i.created_at, i.started_at, i.finished_at,
        coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
              and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead,
@@ -88,6 +90,8 @@ select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.o
          order by e.seq desc limit 1) as same_file_as
   from rollcall.imports i
   left join lateral rollcall.account(i.id) p on i.state in ('queued', 'running')
+  cross join lateral (select i.state <> 'running' or not exists (select from rollcall.import_parts d
+                         where d.import_id = i.id and d.attempt = i.attempt) as waits) w
 """
 
 

@@ -105,10 +105,10 @@ async def take(tx: Connection, worker: int, seen: Held, *, counted: bool) -> Imp
                   set attempt = attempt + 1, crashes = z.crashes,
                       worker = case when z.crashes < %(limit)s then %(me)s end,
                       state = case when z.crashes < %(limit)s then 'running' else 'failed' end,
-                      error_code = case when z.crashes >= %(limit)s then 'CRASHED' end,
+                      error_code = case when z.crashes >= %(limit)s then 'CRASHED' else i.error_code end,
                       error_message = case when z.crashes >= %(limit)s then
                           format('The worker died %%s times at this file, the last time after record %%s.',
-                                 z.crashes, z.last) end,
+                                 z.crashes, z.last) else i.error_message end,
                       finished_at = case when z.crashes >= %(limit)s then clock_timestamp() end,
                       """
             + COPY_COUNTS
@@ -155,10 +155,11 @@ async def fence(tx: Connection, job: Import) -> bool:
     return await cursor.fetchone() is not None
 
 
-async def release(tx: Connection, job: Import) -> None:
-    """Let go without a verdict: still running, nobody's; the next worker goes on at once."""
+async def release(tx: Connection, job: Import, code: str | None = None, message: str | None = None) -> None:
+    """Let go without a verdict: still running, nobody's; the next worker goes on at once. `code`: what is in the way;
+    it is shown until an attempt commits something."""
     await tx.execute(
-        """update rollcall.imports set worker = null where id = %s and attempt = %s and state = 'running'
-           returning pg_notify('rollcall', '')""",
-        (job.id, job.attempt),
+        """update rollcall.imports set worker = null, error_code = %s, error_message = %s
+            where id = %s and attempt = %s and state = 'running' returning pg_notify('rollcall', '')""",
+        (code, message, job.id, job.attempt),
     )

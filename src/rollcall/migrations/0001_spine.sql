@@ -86,7 +86,8 @@ create table rollcall.imports (
     check (read = created + updated + unchanged + skipped + duplicate + rejected),
     check ((state in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)),
     check (state = 'running' or worker is null),
-    check ((state = 'failed') = (error_code is not null)),
+    check (error_code is not null or state <> 'failed'),
+    check (error_code is null or state in ('running', 'failed')),  -- running: why it was let go the last time
     check (state <> 'succeeded' or total = read)
 );
 create unique index imports_running on rollcall.imports (source) where state = 'running';
