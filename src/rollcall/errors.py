@@ -8,7 +8,7 @@
     ├─ Unreadable     the file is at fault: the import fails, never retried
     │   ├─ EmptyFile NoRecords UnknownFormat UnsupportedEncoding NoEmailColumn NoNameColumn BadMapping
     │   ├─ InvalidJson TooDeep HeaderTooLong TooManyColumns
-    │   └─ ArchiveTruncated ArchiveCorrupt NestedArchive InvalidRecords TooManyRejects ReaderChanged ObjectMissing …
+    │   └─ ArchiveTruncated ArchiveCorrupt ArchiveTooLarge NestedArchive InvalidRecords TooManyRejects ReaderChanged …
     ├─ Unavailable    the world is at fault: 503, retried
     │   └─ DatabaseDown DatabaseFull StoreDown NoSpace Busy EmbeddedInUse EmbeddedFailed
     └─ Stopped        a signal, not a fault: Cancelled Draining Fenced
@@ -222,6 +222,12 @@ class ArchiveCorrupt(Unreadable):
     """The compressed file is damaged."""
 
     code = "ARCHIVE_CORRUPT"
+
+
+class ArchiveTooLarge(Unreadable):
+    """The compressed file unpacks to more than 64 MiB and to more than 500 times its size. Send it unpacked."""
+
+    code = "ARCHIVE_TOO_LARGE"
 
 
 class NestedArchive(Unreadable):

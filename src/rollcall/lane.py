@@ -111,7 +111,7 @@ class Lane:
         self._connection: Connection | None = None
 
     async def run(self) -> None:
-        """Commit Share after Share. Raises Fenced, Rewind, DatabaseDown, DatabaseFull, or what the database refuses for good."""
+        """Commit Share after Share. Raises Fenced, Rewind, what `down` makes, or what the database refuses for good."""
         try:
             while (share := await self.shares.get()) is not None:
                 if share.last > self.position:

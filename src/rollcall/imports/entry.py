@@ -82,7 +82,8 @@ select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.o
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
        coalesce(p.rejected, i.rejected)::bigint as rejected,
        i.total, case when w.waits then i.error_code end as error_code,
-       case when w.waits then i.error_message end as error_message, i.created_by, i.created_at, i.started_at, i.finished_at,
+       case when w.waits then i.error_message end as error_message,
+       i.created_by, i.created_at, i.started_at, i.finished_at,
        coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
              and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead,

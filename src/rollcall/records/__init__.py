@@ -10,14 +10,14 @@ stream anew. Memory is bounded whatever their size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from rollcall.errors import EmptyFile, UnknownFormat
 from rollcall.records import archive, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, ndjson
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
-from rollcall.records.parts import FORMATS, Part, Stored, parts
+from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, FormatName, Mapping, Plan
 from rollcall.records.rules import message
 from rollcall.records.shares import deal, fold
@@ -68,7 +68,7 @@ def _decoded(stream: BinaryIO) -> tuple[Compression, Iterator[bytes]]:
     while len(first) < 4 and (more := stream.read(4 - len(first))):
         first += more
     compression = archive.detect(first)
-    return compression, archive.decoded(cast(BinaryIO, Stored(stream, first)), compression, 64 << 10)
+    return compression, archive.decoded(archive.Stored(stream, first), compression, 64 << 10)
 
 
 def _more(blocks: Iterator[bytes], size: int) -> tuple[bytes, bool]:

@@ -1,8 +1,8 @@
 """Compressed files: what they are, and their bytes.
 
 Assumes a stream that is read once, from its first byte. One level only: an archive in an archive is refused. Memory is
-bounded whatever the ratio is, so a bomb is just a long file; how long a Record may be is the formats' business. Names
-inside the archive are ignored.
+bounded whatever the ratio is, and time too: what unpacks to very much more than it is, is a bomb. How long a Record may
+be is the formats' business. Names inside the archive are ignored.
 """
 
 from __future__ import annotations
@@ -18,6 +18,29 @@ import pyarrow as pa
 from rollcall import errors
 from rollcall.records.plan import Compression
 
+UNPACKED_BYTES_ANY = 64 << 20
+UNPACKED_RATIO_MAX = 500
+"""A file may unpack to so many bytes, and to so many times its own. Lists of people stay far below: text that a person
+wrote shrinks to a tenth or a thirtieth."""
+
+
+class Stored(io.RawIOBase):
+    """A stream that counts what is read from it; `head` was read from it before."""
+
+    def __init__(self, stream: BinaryIO, head: bytes = b"") -> None:
+        self._stream, self._head, self.position = stream, head, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._head:
+            data, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
+        else:
+            data = self._stream.read(size)
+        self.position += len(data)
+        return data
+
 
 def detect(head: bytes) -> Compression:
     """Tell by the first four bytes. A zstd file may begin with a skippable frame."""
@@ -28,22 +51,23 @@ def detect(head: bytes) -> Compression:
     return "none"
 
 
-def decoded(stream: BinaryIO, compression: Compression, block: int = 1 << 20) -> Iterator[bytes]:
+def decoded(stream: Stored, compression: Compression, block: int = 1 << 20) -> Iterator[bytes]:
     """Yield the decoded bytes in blocks of at most `block` bytes. All members and frames count, not just the first.
 
-    Raises ArchiveTruncated, ArchiveCorrupt (bad checksum, bytes after the end, a zstd window over 128 MiB) and
-    NestedArchive; what the stream raises passes through.
+    Raises ArchiveTruncated, ArchiveCorrupt (bad checksum, bytes after the end, a zstd window over 128 MiB),
+    ArchiveTooLarge and NestedArchive; what the stream raises passes through.
     """
     if compression == "none":
         yield from iter(lambda: stream.read(block), b"")
         return
-    blocks = _gzip(stream, block) if compression == "gzip" else _zstd(stream, block)
-    first = next(blocks, b"")
-    if detect(first) != "none":
-        raise errors.NestedArchive
-    if first:
-        yield first
-    yield from blocks
+    length = 0
+    for data in (_gzip if compression == "gzip" else _zstd)(cast(BinaryIO, stream), block):
+        if not length and detect(data) != "none":
+            raise errors.NestedArchive
+        length += len(data)
+        if length > max(UNPACKED_BYTES_ANY, UNPACKED_RATIO_MAX * stream.position):
+            raise errors.ArchiveTooLarge
+        yield data
 
 
 def _gzip(stream: BinaryIO, block: int) -> Iterator[bytes]:

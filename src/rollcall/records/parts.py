@@ -6,11 +6,10 @@ began with. Memory: about two Parts, whatever the size of the file. Nothing is l
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -57,8 +56,8 @@ def parts(stream: BinaryIO, plan: Plan, *, after: int = 0, part_records: int = P
     """
     if plan.reader != READER:
         raise ReaderChanged
-    stored, format_ = Stored(stream), FORMATS[plan.format]
-    blocks = archive.decoded(cast(BinaryIO, stored), plan.compression)
+    stored, format_ = archive.Stored(stream), FORMATS[plan.format]
+    blocks = archive.decoded(stored, plan.compression)
     last = 0
     for first, records in cut(format_.scan(blocks, plan), part_records):
         last = first + len(records) - 1
@@ -93,24 +92,6 @@ def cut(slices: Iterable[Slice], records: int = PART_RECORDS, size: int = PART_B
                 first, pieces, held, held_bytes = first + held, [], 0, 0
     if pieces:
         yield first, _joined(pieces)
-
-
-class Stored(io.RawIOBase):
-    """A stream that counts what is read from it; `head` was read from it before."""
-
-    def __init__(self, stream: BinaryIO, head: bytes = b"") -> None:
-        self._stream, self._head, self.position = stream, head, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._head:
-            data, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
-        else:
-            data = self._stream.read(size)
-        self.position += len(data)
-        return data
 
 
 def _between(piece: Slice, begin: int, end: int) -> Slice:

@@ -57,8 +57,8 @@ class ImportShown(Answer):
     """One import. `total`: Records in the file, once its end was seen. `unprocessed`: when final, those never read.
 
     `rate`: Records a second. `eta`: seconds. `ahead`: imports of its source that come first. `attempt`: workers that
-    have begun it. `error`: why it failed, or what a running one waits for. `sha256`: of the file as it was sent. `sameFileAs`: the import of its source that brought the same
-    bytes before, the latest one.
+    have begun it. `error`: why it failed, or what a running one waits for. `sha256`: of the file as it was sent.
+    `sameFileAs`: the import of its source that brought the same bytes before, the latest one.
     """
 
     job_id: UUID
@@ -213,7 +213,8 @@ def _pace(job: Import) -> tuple[float | None, int | None]:
 
 def _tag(job: Import) -> str:
     """Changes with everything shown but `rate` and `eta`, which change with the clock: so it is a weak one."""
-    standing = (job.state, job.attempt, job.counts, job.total, job.position, job.ahead, job.plan is None, job.error_code)
+    progress = (job.attempt, job.counts, job.total, job.position, job.ahead, job.plan is None)
+    standing = (job.state, job.error_code, *progress)
     return hashlib.blake2b(repr(standing).encode(), digest_size=8).hexdigest()
 
 
