@@ -1,29 +1,28 @@
-"""The files of the benchmark, made from a seed: the same contacts as CSV, as a JSON array, and as clean rows.
+"""The contacts of the benchmark: each is made from its number alone, the same ones every time, in flat memory.
 
-Four columns (name, email, phone, company) with accents; 0.2 % bad records of five kinds, 0.1 % repeats of an earlier
-address with another phone, at random distance; one company in fifty needs quotes, one address in a hundred has capital
-letters. The clean rows are what Rollcall must make of it (the last record of an address wins), in file order and in
-COPY's text form: made here, without Rollcall, so that they are the baseline's input and the judge of the result.
+Four columns (name, email, phone, company) with accents; one company in fifty needs quotes, one address in a hundred has
+capital letters. 0.2 % of the records are bad, in five ways; 0.1 % repeat the address of an earlier one, at random
+distance, with another name and phone. What Rollcall must make of them (the last record of an address wins) is known
+here without Rollcall, and without holding more than the repeats.
 """
 
 from __future__ import annotations
 
-import csv
-import random
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from uuid import UUID
+from functools import cache, lru_cache
+from hashlib import blake2b, md5
+from typing import NamedTuple
 
-import orjson
-
-SEED = 20_261_123
+SEED = b"rollcall"
 SOURCE = "bench"
-BAD, REPEATED = 0.002, 0.001
 COLUMNS = ("name", "email", "phone", "company")
-IMPORT_ID = UUID("01989e0c-5b9e-7cc3-a1f0-0a4c7f3f1d11")
-ID_HIGH = IMPORT_ID.int >> 64 << 64 | 0x8 << 60
+LUCK = 100_000
+BAD, REPEATED = 200, 100
+"""Of LUCK records."""
+NUMBERS = 1_000_000_007
+"""A prime, above every number: a number times another one, modulo this, is a unique number that follows no order."""
 
 FIRST = (
     *("Ann", "Ben", "Chloé", "Dörte", "Émile", "François", "Günther", "Håkon", "Inês", "José", "Katarzyna", "Łukasz"),
@@ -35,14 +34,8 @@ LAST = (
 )
 COMPANY = (
     *("Acme GmbH", "Bäckerei Köhler", "Café de la Gare", "Dupont & Fils", "Ærø Shipping A/S", "Global Logistics Ltd"),
-    *(
-        "Häfele KG",
-        "Northwind Traders",
-        "Peña Hermanos S.A.",
-        "Świat Książki",
-        "Umbrella Corporation",
-        "Zürich Invest AG",
-    ),
+    *("Häfele KG", "Northwind Traders", "Peña Hermanos S.A.", "Świat Książki", "Umbrella Corporation"),
+    "Zürich Invest AG",
 )
 QUOTED_COMPANY = ("Müller, Söhne & Co", 'Gasthof "Zum Löwen"', "Smith, Jones and Partners")
 DOMAIN = ("example.com", "example.org", "mail.example.net", "post.example.de", "courriel.example.fr")
@@ -50,70 +43,92 @@ DOMAIN = ("example.com", "example.org", "mail.example.net", "post.example.de", "
 Record = tuple[str, str, str, str]
 
 
+class Line(NamedTuple):
+    """A Record and its number in the file. `last`: it is what must stand in the table in the end."""
+
+    number: int
+    record: Record
+    sound: bool
+    last: bool
+
+
 @dataclass(frozen=True)
-class Files:
-    """The same contacts in three forms, and what must become of them."""
+class People:
+    """`count` contacts from number `first` on. `bad`: how many of LUCK are. `lines`: every company has two lines."""
 
-    csv: Path
-    json: Path
-    rows: Path
-    read: int
-    rejected: int
-    duplicate: int
-    created: int
+    count: int
+    first: int = 0
+    bad: int = BAD
+    lines: bool = False
+
+    def block(self, start: int, stop: int, superseded: frozenset[int]) -> Iterator[Line]:
+        """Those from number `start` to before `stop`; `superseded`: those of them whose address comes again."""
+        for number in range(start, stop):
+            record, sound = person(number), self._kind(number) != "bad"
+            if self.lines:
+                record = (*record[:3], record[3].replace(" ", "\n", 1))
+            if not sound:
+                record = _spoiled(number, record)
+            elif (earlier := self._earlier(number)) is not None:
+                record = (record[0], person(earlier)[1].lower(), *record[2:])
+            yield Line(number - self.first + 1, record, sound, sound and number not in superseded)
+
+    def repeats(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The numbers in this stretch that repeat an address, each with the number whose address that is."""
+        pairs = ((number, self._earlier(number)) for number in range(start, stop))
+        return [(number, earlier) for number, earlier in pairs if earlier is not None]
+
+    def _kind(self, number: int) -> str:
+        luck = _dice(number) % LUCK
+        return "bad" if luck < self.bad else "repeat" if luck >= LUCK - REPEATED else "new"
+
+    def _earlier(self, number: int) -> int | None:
+        if number == self.first or self._kind(number) != "repeat":
+            return None
+        earlier = self.first + _dice(number) // LUCK % (number - self.first)
+        return earlier if self._kind(earlier) == "new" else None
 
 
-def make(folder: Path, count: int) -> Files:
-    """`count` records; about eight seconds and 400 MB a million."""
-    in_csv, in_json, clean = (folder / name for name in ("contacts.csv", "contacts.json", "contacts.rows"))
-    kept: dict[str, tuple[int, Record]] = {}
-    good = 0
-    with in_csv.open("w", newline="") as as_csv, in_json.open("wb") as as_json:
-        writer = csv.writer(as_csv)
-        writer.writerow(COLUMNS)
-        for number, (record, sound) in enumerate(_records(count), 1):
-            writer.writerow(record)
-            as_json.write(b"[" if number == 1 else b",\n")
-            as_json.write(orjson.dumps(dict(zip(COLUMNS, record, strict=True))))
-            if sound:
-                good += 1
-                email = record[1].lower()
-                kept.pop(email, None)  # the last one wins, and stands where it stood
-                kept[email] = number, record
-        as_json.write(b"]\n")
-    with clean.open("w") as rows:
-        for number, record in kept.values():
-            rows.write(_row(number, record))
-    return Files(
-        in_csv, in_json, clean, read=count, rejected=count - good, duplicate=good - len(kept), created=len(kept)
+def person(number: int) -> Record:
+    """A sound Record; no other number has its email."""
+    dice, capitals = divmod(_dice(number) // LUCK, 100)
+    dice, quoted = divmod(dice, 50)
+    dice, first = divmod(dice, len(FIRST))
+    dice, last = divmod(dice, len(LAST))
+    dice, domain = divmod(dice, len(DOMAIN))
+    dice, country = divmod(dice, 20)
+    dice, area = divmod(dice, 900)
+    dice, phone = divmod(dice, 9_000_000)
+    unique = (number + 1) * 387_420_489 % NUMBERS
+    email = f"{_ascii(FIRST[first])}.{_ascii(LAST[last])}.{unique}@{DOMAIN[domain]}"
+    companies = COMPANY if quoted else QUOTED_COMPANY
+    return (
+        f"{FIRST[first]} {LAST[last]}",
+        email if capitals else email.title(),
+        f"+{30 + country} {100 + area} {1_000_000 + phone}",
+        companies[dice % len(companies)],
     )
 
 
-def _records(count: int) -> Iterator[tuple[Record, bool]]:
-    """Each record, and whether it is sound."""
-    dice = random.Random(SEED)  # noqa: S311  the same data each time
-    earlier: list[str] = []
-    for unique in dice.sample(range(10 * count), count):
-        first, last, luck = dice.choice(FIRST), dice.choice(LAST), dice.random()
-        name = f"{first} {last}"
-        phone = f"+{dice.randrange(30, 50)} {dice.randrange(100, 999)} {dice.randrange(10**6, 10**7)}"
-        company = dice.choice(COMPANY if luck < 0.98 else QUOTED_COMPANY)
-        if dice.random() < BAD:
-            yield _spoiled(dice, name, f"bad.{unique}@example.com", phone, company), False
-        elif earlier and dice.random() < REPEATED:
-            yield (name, dice.choice(earlier), phone, company), True
-        else:
-            email = f"{_ascii(first)}.{_ascii(last)}.{unique}@{dice.choice(DOMAIN)}"
-            earlier.append(email)
-            yield (name, email.title() if luck < 0.01 else email, phone, company), True
+def digest(number: int, record: Record) -> int:
+    """What a loaded Record adds to the sum by which a result is judged; the database computes the same."""
+    name, email, phone, company = record
+    text = f"{name}\t{email.lower()}\t{phone}\t{company}\t{number}"
+    return int(md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
 
 
-def _spoiled(dice: random.Random, name: str, email: str, phone: str, company: str) -> Record:
-    match dice.randrange(5):
+@lru_cache(4)
+def _dice(number: int) -> int:
+    return int.from_bytes(blake2b(number.to_bytes(8, "big"), digest_size=16, key=SEED).digest(), "big")
+
+
+def _spoiled(number: int, record: Record) -> Record:
+    name, email, phone, company = record
+    match number % 5:
         case 0:
             return name, email.replace("@", " at "), phone, company
         case 1:
-            return name, email.replace(".com", ""), phone, company
+            return name, email.partition("@")[0] + "@nowhere", phone, company
         case 2:
             return "  ", email, phone, company
         case 3:
@@ -122,14 +137,7 @@ def _spoiled(dice: random.Random, name: str, email: str, phone: str, company: st
             return name * 40, email, phone, company
 
 
+@cache
 def _ascii(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text.casefold())
     return "".join(letter for letter in plain if letter.isascii() and letter.isalnum()) or "x"
-
-
-def _row(number: int, record: Record) -> str:
-    """One line of COPY's text form, columns as in public.contacts."""
-    name, email, phone, company = record
-    attributes = orjson.dumps({"phone": phone, "company": company}).decode().replace("\\", "\\\\")
-    fields = (UUID(int=ID_HIGH | number), name, email.lower(), SOURCE, attributes, "2026-11-23 12:00:00+00", IMPORT_ID)
-    return "\t".join(map(str, fields)) + f"\t{number}\n"

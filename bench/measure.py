@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -26,7 +27,7 @@ class Cost:
     """`cpu`: seconds by family, `postgres` and `bench` (this process and its children: psql, commands) among them.
 
     `memory`: most bytes that a family's head ever held (of the families that were given). `wal`: bytes. `foreign`: the
-    share of the whole machine's CPU that others took.
+    share of the whole machine's CPU that others took. `said`: what the worker's log says of an import at its end.
     """
 
     wall: float = 0.0
@@ -34,6 +35,7 @@ class Cost:
     memory: dict[str, int] = field(default_factory=dict)
     wal: int = 0
     foreign: float = 0.0
+    said: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cpu_total(self) -> float:
@@ -46,7 +48,8 @@ def measured(server: Server, heads: Mapping[str, int]) -> Iterator[Cost]:
     row = server.execute("select pg_backend_pid()").fetchone()
     assert row is not None
     known = {**heads, "postgres": _stat(row[0])[0]}
-    server.execute("checkpoint")  # of what came before
+    server.execute("checkpoint")  # what came before is not to be written while the clock runs
+    os.sync()
     cost = Cost()
     wal, cpu, busy, wall = _wal(server), _families(known), _busy(), time.monotonic()
     yield cost
@@ -54,7 +57,13 @@ def measured(server: Server, heads: Mapping[str, int]) -> Iterator[Cost]:
     cost.cpu = {family: cpu_after[family] - cpu[family] for family in cpu}
     cost.foreign = max(0.0, busy_after - busy - cost.cpu_total) / (cost.wall * CORES)
     cost.wal = _wal(server) - wal
-    cost.memory = {family: _most_memory(head) for family, head in heads.items()}
+    cost.memory = {family: memory(head, "VmHWM") for family, head in heads.items()}
+
+
+def memory(process: int, field: Literal["VmRSS", "VmHWM"]) -> int:
+    """Bytes that a process holds now, or the most that it ever held."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _families(heads: Mapping[str, int]) -> dict[str, float]:
@@ -88,11 +97,6 @@ def _busy() -> float:
     """CPU seconds that the machine has spent, or was denied: everything but idling and waiting for disks."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
     return (user + nice + system + irq + softirq + steal) / TICKS
-
-
-def _most_memory(process: int) -> int:
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _wal(server: Server) -> int:

@@ -1,7 +1,7 @@
 """The two sides of every comparison: Rollcall as its users run it, and psql as its users write it.
 
-Both load into a database of their own, cloned from one that Rollcall's migrations made, on the same server. Nothing
-here measures; every function that loads checks nothing either: `same` does, when the clock has stopped.
+Each loads into a database of its own, cloned from one that Rollcall's migrations made, on the same server. Nothing here
+measures, and nothing that loads judges the result.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import orjson
 import psycopg
 from psycopg import sql
 
-from data import SOURCE, Files
+from data import SOURCE
 from measure import Server
 from rollcall import migrations
 from rollcall.client import OPEN, Client
@@ -31,6 +34,7 @@ from rollcall.contacts import COLUMNS
 from rollcall.embedded import programs
 
 READY_SECONDS = 30.0
+SAID_SECONDS = 5.0
 UPSERT = f"""
 begin;
 create temp table incoming (like public.contacts) on commit drop;
@@ -41,11 +45,6 @@ insert into public.contacts select * from incoming
            imported_at = excluded.imported_at, import_id = excluded.import_id, record = excluded.record;
 commit;
 """
-DIGEST = """
-select count(*),
-       sum(hashtextextended(concat_ws(e'\\t', source, email, name, attributes::text, record::text), 0)::numeric)
-  from public.contacts
-"""
 
 
 class WrongResult(Exception):
@@ -54,10 +53,21 @@ class WrongResult(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """A running API and worker; their process ids."""
+    """A running API and worker; their process ids; the folder of their logs."""
 
     url: str
     heads: dict[str, int]
+    folder: Path
+
+    def said(self, job: dict[str, Any]) -> dict[str, Any]:
+        """What the worker's log says of an import that has succeeded; and its `lanes`."""
+        job_id, end = job["jobId"].encode(), time.monotonic() + SAID_SECONDS
+        while time.monotonic() < end:
+            for line in (self.folder / "worker.log").read_bytes().splitlines():
+                if b'"import.succeeded"' in line and job_id in line:
+                    return dict(orjson.loads(line)) | {"lanes": job["plan"]["lanes"]}
+            time.sleep(0.01)
+        raise WrongResult(f"The worker's log does not say that {job['jobId']} has succeeded.")
 
 
 @contextmanager
@@ -74,51 +84,74 @@ def databases(server: Server, server_url: str, *names: str) -> Iterator[list[str
 
 
 @contextmanager
-def service(url: str, folder: Path) -> Iterator[Service]:
-    """`rollcall api` and `rollcall worker`, as `rollcall up` runs them; their logs in `folder`."""
+def service(url: str, folder: Path, *roles: str, **settings: str) -> Iterator[Service]:
+    """`rollcall api` and `rollcall worker` (or only some `roles`), as `rollcall up` runs them; what they store is gone
+    at the end."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = _environment(url, folder) | {"PORT": str(port)}
-    children: list[subprocess.Popen[bytes]] = []
-    try:
-        for role in ("api", "worker"):
-            with (folder / f"{role}.log").open("ab") as log:
-                children.append(subprocess.Popen(_rollcall(role), env=environment, stdout=log, stderr=log))
-        here = f"http://127.0.0.1:{port}"
-        _wait_until_healthy(here, children)
-        yield Service(here, {"api": children[0].pid, "worker": children[1].pid})
-    finally:
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.wait()
+    children: dict[str, subprocess.Popen[bytes]] = {}
+    with tempfile.TemporaryDirectory(dir=folder, prefix="service-") as name:
+        environment = _environment(url, Path(name)) | {"PORT": str(port), "LOG_FORMAT": "json"} | settings
+        try:
+            for role in roles or ("api", "worker"):
+                with (Path(name) / f"{role}.log").open("ab") as log:
+                    children[role] = subprocess.Popen(_rollcall(role), env=environment, stdout=log, stderr=log)
+            running = Service(
+                f"http://127.0.0.1:{port}", {role: child.pid for role, child in children.items()}, Path(name)
+            )
+            _wait_until_ready(running, children)
+            yield running
+        finally:
+            for child in children.values():
+                child.terminate()
+            for child in children.values():
+                child.wait()
+
+
+@asynccontextmanager
+async def sent(running: Service, file: Path) -> AsyncGenerator[asyncio.Task[dict[str, Any]], None]:
+    """POST a file; what is done beside its import; the import when it is final."""
+    async with Client(running.url) as client:
+        job_id = await client.send(file, source=SOURCE)
+
+        async def follow() -> dict[str, Any]:
+            job = await client.show(job_id)
+            while job["state"] in OPEN:
+                job = await client.show(job_id, wait=10, since=job)
+            return job
+
+        following = asyncio.create_task(follow())
+        yield following
+        await following
 
 
 def send(running: Service, file: Path) -> dict[str, Any]:
     """POST a file and wait until its import is final; the import."""
 
     async def story() -> dict[str, Any]:
-        async with Client(running.url) as client:
-            job_id = await client.send(file, source=SOURCE)
-            job = await client.show(job_id)
-            while job["state"] in OPEN:
-                job = await client.show(job_id, wait=10, since=job)
-            return job
+        async with sent(running, file) as following:
+            return await following
 
     return asyncio.run(story())
 
 
+def finished(job: dict[str, Any]) -> float:
+    """When an import ended, seconds since the epoch: a client that waits hears it up to a quarter of a second later."""
+    return datetime.fromisoformat(job["finishedAt"]).timestamp()
+
+
 def command(url: str, folder: Path, file: Path) -> None:
     """`rollcall import`, everything in one process."""
-    done = subprocess.run(
-        [*_rollcall("import"), str(file), "--source", SOURCE],
-        env=_environment(url, folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix="command-") as name:
+        done = subprocess.run(
+            [*_rollcall("import"), str(file), "--source", SOURCE],
+            env=_environment(url, Path(name)),
+            cwd=name,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode != 0:
         raise WrongResult(f"rollcall import ended with {done.returncode}: {done.stdout}{done.stderr}")
 
@@ -140,31 +173,6 @@ def settle(*urls: str) -> None:
             connection.execute("vacuum (analyze) public.contacts")
 
 
-def same(files: Files, *urls: str) -> None:
-    """All of these databases hold the contacts that the clean rows are. Raises WrongResult."""
-    found = []
-    for url in urls:
-        with psycopg.connect(url) as connection:
-            found.append(connection.execute(DIGEST).fetchone())
-    if len(set(found)) != 1 or found[0] is None or found[0][0] != files.created:
-        raise WrongResult(f"The contacts differ: {files.created} expected, {found} found.")
-
-
-def accounted(files: Files, job: dict[str, Any], *, again: bool) -> None:
-    """The import says what it should. `again`: of a repeated address the older record differs from what is there, so
-    it updates, and the newer one is a duplicate. Raises WrongResult."""
-    counts = job["counts"]
-    old = counts["updated"] + counts["unchanged"]
-    right = (
-        job["state"] == "succeeded"
-        and (counts["read"], counts["rejected"], counts["duplicate"]) == (files.read, files.rejected, files.duplicate)
-        and (counts["created"], old) == ((0, files.created) if again else (files.created, 0))
-        and counts["updated"] <= files.duplicate
-    )
-    if not right:
-        raise WrongResult(f"The account is wrong: {job} for {files}")
-
-
 def _psql(url: str, script: str, rows: Path) -> None:
     folder, _ = programs.find(None)
     script = script.replace("pstdin", f"'{rows}'")
@@ -177,19 +185,21 @@ def _rollcall(role: str) -> list[str]:
 
 
 def _environment(url: str, folder: Path) -> dict[str, str]:
-    return os.environ | {"DATABASE_URL": url, "DATA_DIR": str(folder / "data")}
+    return os.environ | {"DATABASE_URL": url, "DATA_DIR": str(folder)}
 
 
-def _wait_until_healthy(here: str, children: list[subprocess.Popen[bytes]]) -> None:
+def _wait_until_ready(running: Service, children: dict[str, subprocess.Popen[bytes]]) -> None:
+    path = "/health" if "worker" in children else "/health/live"
     end = time.monotonic() + READY_SECONDS
-    while time.monotonic() < end and all(child.poll() is None for child in children):
+    while time.monotonic() < end and all(child.poll() is None for child in children.values()):
         try:
-            if httpx.get(f"{here}/health", trust_env=False).is_success:
+            if httpx.get(running.url + path, trust_env=False).is_success:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise WrongResult("The service did not start; its logs say why.")
+    logs = "\n".join(path.read_text() for path in running.folder.glob("*.log"))
+    raise WrongResult(f"The service did not start:\n{logs}")
 
 
 def _url(server_url: str, name: str) -> str:

@@ -1,0 +1,155 @@
+"""What happens when there is much of it: ten million records, a Source that holds them, a body of two gigabytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+
+import judge
+import sides
+import small
+from data import SOURCE, People
+from files import File
+from measure import Cost, measured, memory
+from pairs import API_MEMORY_MAX, MEMORY_MAX
+from stand import Figure, Group, Round, Row, Stand, say
+
+MEMORY_RATIO_MAX, TIME_RATIO_MAX = 1.1, 1.1
+BESIDE_SECONDS = 1.0
+ANSWER_SECONDS = 600.0
+BOUNDARY = "bench"
+
+
+def large(stand: Stand) -> Round:
+    """The large file into an empty Source, as CSV and as JSON; the usual one into an empty Source, and into that."""
+    much = People(stand.scale.large)
+    others = People(stand.scale.count, first=stand.scale.large)
+    csv, json = stand.files("csv", "json", people=much)
+    few_csv, few_json = stand.files("csv", "json", people=others)
+    costs = {"CSV into an empty Source": stand.load(few_csv), "JSON into an empty Source": stand.load(few_json)}
+    with stand.databases("large") as [url]:
+        with sides.service(url, stand.folder) as running:
+            costs["large CSV"] = stand.send(running, csv)
+        judge.contacts(url, csv)
+        sides.settle(url)
+        with sides.service(url, stand.folder) as running:
+            costs["CSV into a full Source"] = stand.send(running, few_csv)
+        judge.contacts(url, csv, few_csv)
+    with stand.databases("beside") as [url]:
+        with sides.service(url, stand.folder) as running:
+            costs["large JSON"], times = _beside(stand, running, url, json)
+        judge.contacts(url, json)
+    for people in (much, others):
+        stand.forget(people)
+    figures = [figure for kind in ("CSV", "JSON") for figure in _flat(kind, costs, csv.read / few_csv.read)]
+    return Round(costs, figures + small.beside(times))
+
+
+def _beside(stand: Stand, running: sides.Service, url: str, file: File) -> tuple[Cost, list[small.Times]]:
+    """The cost of an import beside which small ones run, one begun every second; and theirs."""
+    jobs = []
+
+    async def story(sender: small.Sender) -> None:
+        async with sides.sent(running, file.path) as following:
+            await sender.every(BESIDE_SECONDS, lambda: not following.done())
+        jobs.append(following.result())
+
+    with measured(stand.server, running.heads) as cost:
+        began = time.time()
+        sender = small.run(running, story)
+    [job] = jobs
+    judge.account(file, job)
+    cost.wall, cost.said = sides.finished(job) - began, running.said(job)
+    return cost, [each for each in sender.times(url) if each.sent < sides.finished(job)]
+
+
+def _flat(kind: str, costs: dict[str, Cost], factor: float) -> list[Figure]:
+    much, few = costs[f"large {kind}"], costs[f"{kind} into an empty Source"]
+    most = {name: cost.memory["worker"] / 2**20 for name, cost in (("much", much), ("few", few))}
+    return [
+        Figure(f"worker, large {kind}", most["much"], "MiB", MEMORY_MAX),
+        Figure(f"worker, large {kind} against the usual one", most["much"] / most["few"], "×", MEMORY_RATIO_MAX),
+        Figure(
+            f"time a record, large {kind} against the usual one",
+            much.wall / few.wall / factor,
+            "×",
+            TIME_RATIO_MAX if kind == "CSV" else None,
+        ),  # small ones ran beside the JSON
+    ]
+
+
+@dataclass(frozen=True)
+class Body:
+    """A body as it goes over the wire: `block` again and again between `head` and `foot`."""
+
+    content_type: str
+    head: bytes
+    block: bytes
+    foot: bytes = b""
+    query: str = ""
+
+
+def body(stand: Stand) -> Round:
+    """What the API holds while a large body arrives, in every way that it can; no worker runs."""
+    csv, json = stand.files("csv", "json")
+    with csv.path.open("rb") as stream:
+        block = stream.read(1 << 20)
+    rows = block[: block.rindex(b"\n") + 1]
+    with json.path.open("rb") as stream:
+        block = stream.read(1 << 20)[1:]
+    objects = block[: block.rindex(b",\n") + 2]
+    part = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=file; filename=contacts.csv\r\n\r\n".encode()
+    ways = {
+        "file": Body("text/csv", b"", rows, query=f"?source={SOURCE}"),
+        "resumable file": Body("text/csv", b"", rows, query=f"?source={SOURCE}&useResumable=true"),
+        "form": Body(
+            f"multipart/form-data; boundary={BOUNDARY}",
+            part,
+            rows,
+            f"\r\n--{BOUNDARY}--\r\n".encode(),
+            f"?source={SOURCE}",
+        ),
+        "JSON": Body(
+            "application/json",
+            f'{{"source":"{SOURCE}","data":['.encode(),
+            objects,
+            b'{"name":"Ann","email":"ann@example.com"}]}',
+        ),
+    }
+    found = Round()
+    for way, sent in ways.items():
+        say(f"a body of {stand.scale.body >> 20} MiB: {way}")
+        with stand.databases("body") as [url], sides.service(url, stand.folder, "api") as running:
+            idle = memory(running.heads["api"], "VmRSS")
+            _post(running, sent, stand.scale.body)
+            more = memory(running.heads["api"], "VmHWM") - idle
+        what = f"API beyond idle, {stand.scale.body >> 20} MiB as {way}"
+        found.figures.append(Figure(what, more / 2**20, "MiB", API_MEMORY_MAX))
+    return found
+
+
+def _post(running: sides.Service, sent: Body, size: int) -> None:
+    count = size // len(sent.block)
+
+    def content() -> Iterator[bytes]:
+        yield sent.head
+        for _ in range(count):
+            yield sent.block
+        yield sent.foot
+
+    length = len(sent.head) + count * len(sent.block) + len(sent.foot)
+    headers = {"Content-Type": sent.content_type, "Content-Length": str(length)}
+    answer = httpx.post(
+        f"{running.url}/import{sent.query}", content=content(), headers=headers, timeout=ANSWER_SECONDS, trust_env=False
+    )
+    if not answer.is_success:
+        raise sides.WrongResult(f"The body was answered {answer.status_code}: {answer.text}")
+
+
+GROUPS = {
+    "large": Group(large, (Row("CSV into a full Source", "CSV into an empty Source", 1.5),), once=True),
+    "body": Group(body, once=True),
+}
