@@ -19,7 +19,7 @@ import orjson
 
 from data import COLUMNS, SOURCE, Line, People, digest
 
-BLOCK = 50_000
+BLOCK = 20_000
 IMPORT_ID = UUID("01989e0c-5b9e-7cc3-a1f0-0a4c7f3f1d11")
 ID_HIGH = IMPORT_ID.int >> 64 << 64 | 0x8 << 60
 

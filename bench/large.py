@@ -21,6 +21,7 @@ MEMORY_RATIO_MAX, TIME_RATIO_MAX = 1.1, 1.1
 BESIDE_SECONDS = 1.0
 ANSWER_SECONDS = 600.0
 BOUNDARY = "bench"
+BLOCK_BYTES = 1 << 20
 
 
 def large(stand: Stand) -> Round:
@@ -67,17 +68,14 @@ def _beside(stand: Stand, running: sides.Service, url: str, file: File) -> tuple
 
 
 def _flat(kind: str, costs: dict[str, Cost], factor: float) -> list[Figure]:
+    """Memory, and time a record, of the large file and the usual one. JSON's time has no goal: others ran beside."""
     much, few = costs[f"large {kind}"], costs[f"{kind} into an empty Source"]
-    most = {name: cost.memory["worker"] / 2**20 for name, cost in (("much", much), ("few", few))}
+    most, usual = much.memory["worker"], few.memory["worker"]
+    name, time_max = f"large {kind} against the usual one", TIME_RATIO_MAX if kind == "CSV" else None
     return [
-        Figure(f"worker, large {kind}", most["much"], "MiB", MEMORY_MAX),
-        Figure(f"worker, large {kind} against the usual one", most["much"] / most["few"], "×", MEMORY_RATIO_MAX),
-        Figure(
-            f"time a record, large {kind} against the usual one",
-            much.wall / few.wall / factor,
-            "×",
-            TIME_RATIO_MAX if kind == "CSV" else None,
-        ),  # small ones ran beside the JSON
+        Figure(f"worker, large {kind}", most / 2**20, "MiB", MEMORY_MAX),
+        Figure(f"worker, {name}", most / usual, "×", MEMORY_RATIO_MAX),
+        Figure(f"time a record, {name}", much.wall / few.wall / factor, "×", time_max),
     ]
 
 
@@ -88,47 +86,41 @@ class Body:
     content_type: str
     head: bytes
     block: bytes
-    foot: bytes = b""
-    query: str = ""
+    foot: bytes
+    query: str
 
 
 def body(stand: Stand) -> Round:
     """What the API holds while a large body arrives, in every way that it can; no worker runs."""
-    csv, json = stand.files("csv", "json")
-    with csv.path.open("rb") as stream:
-        block = stream.read(1 << 20)
-    rows = block[: block.rindex(b"\n") + 1]
-    with json.path.open("rb") as stream:
-        block = stream.read(1 << 20)[1:]
-    objects = block[: block.rindex(b",\n") + 2]
-    part = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=file; filename=contacts.csv\r\n\r\n".encode()
-    ways = {
-        "file": Body("text/csv", b"", rows, query=f"?source={SOURCE}"),
-        "resumable file": Body("text/csv", b"", rows, query=f"?source={SOURCE}&useResumable=true"),
-        "form": Body(
-            f"multipart/form-data; boundary={BOUNDARY}",
-            part,
-            rows,
-            f"\r\n--{BOUNDARY}--\r\n".encode(),
-            f"?source={SOURCE}",
-        ),
-        "JSON": Body(
-            "application/json",
-            f'{{"source":"{SOURCE}","data":['.encode(),
-            objects,
-            b'{"name":"Ann","email":"ann@example.com"}]}',
-        ),
-    }
     found = Round()
-    for way, sent in ways.items():
-        say(f"a body of {stand.scale.body >> 20} MiB: {way}")
+    for way, sent in _ways(*stand.files("csv", "json")).items():
+        what = f"{stand.scale.body >> 20} MiB as {way}"
+        say(what)
         with stand.databases("body") as [url], sides.service(url, stand.folder, "api") as running:
             idle = memory(running.heads["api"], "VmRSS")
             _post(running, sent, stand.scale.body)
             more = memory(running.heads["api"], "VmHWM") - idle
-        what = f"API beyond idle, {stand.scale.body >> 20} MiB as {way}"
-        found.figures.append(Figure(what, more / 2**20, "MiB", API_MEMORY_MAX))
+        found.figures.append(Figure(f"API beyond idle, {what}", more / 2**20, "MiB", API_MEMORY_MAX))
     return found
+
+
+def _ways(csv: File, json: File) -> dict[str, Body]:
+    with csv.path.open("rb") as stream:
+        rows = stream.read(BLOCK_BYTES)
+    rows = rows[: rows.rindex(b"\n") + 1]
+    with json.path.open("rb") as stream:
+        objects = stream.read(BLOCK_BYTES)
+    objects = objects[1 : objects.rindex(b",\n") + 2]
+    query = f"?source={SOURCE}"
+    part = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=file; filename=contacts.csv\r\n\r\n".encode()
+    last_part = f"\r\n--{BOUNDARY}--\r\n".encode()
+    envelope, last_object = f'{{"source":"{SOURCE}","data":['.encode(), b'{"name":"Ann","email":"ann@example.com"}]}'
+    return {
+        "file": Body("text/csv", b"", rows, b"", query),
+        "resumable file": Body("text/csv", b"", rows, b"", f"{query}&useResumable=true"),
+        "form": Body(f"multipart/form-data; boundary={BOUNDARY}", part, rows, last_part, query),
+        "JSON": Body("application/json", envelope, objects, last_object, ""),
+    }
 
 
 def _post(running: sides.Service, sent: Body, size: int) -> None:

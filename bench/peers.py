@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,11 @@ def _install() -> None:
     if stamp.exists() and stamp.read_text() == "\n".join(PINNED):
         return
     say(f"installing {', '.join(PINNED)} into {HOME}")
-    for command in (["venv", "--clear", str(HOME)], ["pip", "install", "--python", str(HOME / "bin/python"), *PINNED]):
+    python = str(HOME / "bin/python")
+    for command in (
+        ["venv", "--clear", "--python", sys.executable, str(HOME)],
+        ["pip", "install", "--python", python, *PINNED],
+    ):
         done = subprocess.run(["uv", *command], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise sides.WrongResult(f"The peers cannot be installed: {done.stderr}")

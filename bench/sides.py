@@ -78,9 +78,11 @@ def databases(server: Server, server_url: str, *names: str) -> Iterator[list[str
         asyncio.run(migrations.migrate(_url(server_url, "template")))
     for name in names:
         server.execute(sql.SQL("create database {} template template").format(sql.Identifier(name)))
-    yield [_url(server_url, name) for name in names]
-    for name in names:
-        server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    try:
+        yield [_url(server_url, name) for name in names]
+    finally:
+        for name in names:
+            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def service(url: str, folder: Path, *roles: str, **settings: str) -> Iterator[Se
 
 @asynccontextmanager
 async def sent(running: Service, file: Path) -> AsyncGenerator[asyncio.Task[dict[str, Any]], None]:
-    """POST a file; what is done beside its import; the import when it is final."""
+    """POST a file; the task that ends with its import, so that something can be done beside it."""
     async with Client(running.url) as client:
         job_id = await client.send(file, source=SOURCE)
 

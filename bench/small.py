@@ -175,15 +175,11 @@ def _most_open(times: list[Times]) -> int:
 
 def beside(times: list[Times]) -> list[Figure]:
     """Of small imports that were sent while a large one ran."""
+    name, start = "100 records beside a large import", max(each.started - each.sent for each in times)
     return [
-        Figure(
-            f"100 records beside a large import, {len(times)} times: slowest start",
-            max(each.started - each.sent for each in times),
-            "s",
-            BESIDE_MAX,
-        ),
-        Figure("100 records beside a large import: slowest end", max(_took(times)), "s", BESIDE_MAX),
-        Figure("100 records beside a large import: p50 to the end", 1000 * median(_took(times)), "ms"),
+        Figure(f"{name}, {len(times)} times: slowest start", start, "s", BESIDE_MAX),
+        Figure(f"{name}: slowest end", max(_took(times)), "s", BESIDE_MAX),
+        Figure(f"{name}: p50 to the end", 1000 * median(_took(times)), "ms"),
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,11 +91,9 @@ class Stand:
         for who, form in [key for key in self._files if key[0] == people]:
             self._files.pop((who, form)).path.unlink()
 
-    @contextmanager
-    def databases(self, *names: str) -> Iterator[list[str]]:
+    def databases(self, *names: str) -> AbstractContextManager[list[str]]:
         """New databases with Rollcall's tables; their URLs."""
-        with sides.databases(self.server, self.url, *names) as urls:
-            yield urls
+        return sides.databases(self.server, self.url, *names)
 
     def load(self, file: File, **settings: str) -> Cost:
         """What it costs a fresh service to load a file into an empty database; the result is right."""
