@@ -94,11 +94,14 @@ async def test_commit_that_arrives_after_the_look(place: Site, before: Proxy) ->
     assert {harm for _, harm in before.harmed} == {"late"}
 
 
-async def test_half_open_twin_is_ended(place: Site, before: Proxy) -> None:
-    """The server still holds the Share of a connection that the Lane knows to be dead: the Lane ends it."""
+@pytest.mark.parametrize("word", [b"insert into rollcall.import_parts", b"COMMIT\0"], ids=["fence", "share"])
+async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) -> None:
+    """The server still holds the Share of a connection that the Lane knows to be dead: the Lane ends it.
+
+    If it only holds the fence, no Lane is in its way: whoever closes the import ends it."""
 
     def judge(link: Link, data: bytes) -> Harm:
-        lost = is_lane(link) and b"COMMIT\0" in data and not before.harmed
+        lost = is_lane(link) and word in data and not before.harmed
         return "swallow" if lost else "pass"
 
     before.judge = judge
