@@ -96,11 +96,6 @@ async def assert_ends(place: Site, job: Import, attempt: int) -> None:
     assert await oracle.violations(place.url, {job.id: FILE}) == []
 
 
-async def most_crashes(place: Site) -> int:
-    """That any import was ever said to have had."""
-    return int((await place.query("select max(crashes) from oracle.history"))[0][0])
-
-
 # Who takes
 
 
@@ -120,7 +115,7 @@ async def test_nobody_is_judged_by_one_look(
     async with held(place, locked=why == "stale") as job, working(place, between.url):
         await assert_ends(place, job, 2)
     assert said.index(TAKE) >= 2
-    assert await most_crashes(place) == 1
+    assert await place.crashes(job.id) == 1
 
 
 async def test_who_beats_between_two_looks_is_not_gone(
@@ -422,7 +417,7 @@ async def test_the_answer_to_a_claim_is_lost(place: Site, between: Proxy) -> Non
     job_id = await place.post(FILE.source, FILE.csv())
     async with working(place, between.url):
         await assert_ends(place, await place.show(job_id), 2)
-    assert await most_crashes(place) == 0
+    assert await place.crashes(job_id) == 0
 
 
 async def test_an_import_that_comes_back_while_its_old_attempt_still_stands(place: Site, between: Proxy) -> None:
