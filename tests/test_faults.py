@@ -27,7 +27,7 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
-from rollcall import database, embedded, imports, lane, migrations, sweep, worker
+from rollcall import database, embedded, imports, lane, migrations, sweep, worker, workers
 from rollcall.database import Connection, connect
 from service import objects, served
 
@@ -121,6 +121,26 @@ async def test_postgres_goes_down_and_comes_up(server: embedded.Server, place: S
         assert (await place.final(second)).state == "succeeded"
     await strike(server, place, "fast")  # what is said to be final is on the disk
     await assert_sound(place, dict(zip((first, second), files, strict=True)))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_who_went_down_with_postgres_is_not_to_blame(
+    server: embedded.Server, place: Site, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its import is taken over; that it may be one that workers die of, nothing says."""
+    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
+    file = File("crm", 0, 100)
+    job_id = await place.post(file.source, file.csv())
+    async with await connect(place.url, "test") as tx:
+        await place.claim(await workers.register(tx, "somebody"))
+    if restarted:
+        await asyncio.to_thread(server.stop, "fast")
+        await asyncio.to_thread(server.start)
+
+    await asyncio.wait_for(worker.run(place.settings(), place.url, once=True), 30)
+
+    job = await place.show(job_id)
+    assert (job.state, job.attempt, await place.crashes(job_id)) == ("succeeded", 2, 0 if restarted else 1)
 
 
 # Away, and out of connections

@@ -60,7 +60,7 @@ async def taken_over(
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))
     try:
         job = await place.final(job_id, 60)
-        assert (job.state, job.attempt, job.crashes) == ("succeeded", 2, 0)
+        assert (job.state, job.attempt, await place.crashes(job_id)) == ("succeeded", 2, 1)
         if gone:
             shutil.move(gone, place.folder / "gone")
         frozen.send(signal.SIGCONT)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
-from faults.proxy import Harm, Link, Proxy, proxy
-from rollcall import embedded, migrations, worker
+from faults.proxy import Harm, Judgement, Link, Proxy, proxy
+from rollcall import embedded, migrations, pipeline, worker
+from rollcall.database import Connection, Database
+from rollcall.storage import Store
 
 LONG = "ROLLCALL_LONG" in os.environ
 FILE = File("crm", 0, 2400)
@@ -40,6 +46,13 @@ async def place(database_url: str, before: Proxy, tmp_path: Path) -> AsyncIterat
     with part_records(PART_RECORDS):
         async with site(database_url, tmp_path, through=before.url) as here:
             yield here
+
+
+@pytest.fixture
+def aside(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """To say something to the database while a message is on its way."""
+    with psycopg.connect(database_url, autocommit=True) as tx:
+        yield tx
 
 
 def is_lane(link: Link) -> bool:
@@ -94,11 +107,14 @@ async def test_commit_that_arrives_after_the_look(place: Site, before: Proxy) ->
     assert {harm for _, harm in before.harmed} == {"late"}
 
 
-async def test_half_open_twin_is_ended(place: Site, before: Proxy) -> None:
-    """The server still holds the Share of a connection that the Lane knows to be dead: the Lane ends it."""
+@pytest.mark.parametrize("word", [b"insert into rollcall.import_parts", b"COMMIT\0"], ids=["fence", "share"])
+async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) -> None:
+    """The server still holds the Share of a connection that the Lane knows to be dead: the Lane ends it.
+
+    If it only holds the fence, no Lane is in its way: whoever closes the import ends it."""
 
     def judge(link: Link, data: bytes) -> Harm:
-        lost = is_lane(link) and b"COMMIT\0" in data and not before.harmed
+        lost = is_lane(link) and word in data and not before.harmed
         return "swallow" if lost else "pass"
 
     before.judge = judge
@@ -148,6 +164,96 @@ async def test_fenced_lanes_write_nothing(place: Site, before: Proxy) -> None:
     assert (job.state, job.attempt) == ("succeeded", 2)
     assert written < await place.shares(job_id)
     assert await oracle.violations(place.url, {job_id: FILE}) == []
+
+
+async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -> None:
+    """Just when a Lane is about to enter its first Share, another one that begins there is committed, and shorter.
+
+    It is of the same attempt: an older session of this worker, say. The Lane loads what that one did not have.
+    """
+    go_on, waiting = asyncio.Event(), asyncio.Event()
+
+    def judge(link: Link, data: bytes) -> Judgement:
+        if link.name.endswith(":1:0") and b"insert into rollcall.import_parts" in data and not waiting.is_set():
+            waiting.set()
+            return go_on
+        return "pass"
+
+    before.judge = judge
+
+    async def shorter() -> bool:
+        return bool(await place.query("select last from rollcall.import_parts where lane = 0 and last = 37"))
+
+    job_id = await place.post(FILE.source, FILE.csv())
+    carrying = asyncio.create_task(place.carry(await place.claim()))
+    await asyncio.wait_for(waiting.wait(), 10)
+    draining = asyncio.Event()
+    draining.set()  # one Part, and no more
+    async with Database(place.url) as direct:
+        with part_records(37):
+            twin = replace(place, database=direct).carry(await place.show(job_id), draining=draining)
+            twins = asyncio.create_task(twin)
+            await until(shorter, 10, "the twin has committed")
+            go_on.set()
+            await asyncio.wait_for(asyncio.gather(carrying, twins), 20)
+
+    job = await place.show(job_id)
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert await oracle.violations(place.url, {job_id: FILE}) == []
+
+
+@pytest.mark.parametrize("times", [1, 1000], ids=["once", "again and again"])
+async def test_a_share_that_is_taken_back_just_before_the_end(
+    place: Site, before: Proxy, aside: psycopg.Connection[Any], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Lane is done and notices nothing. The close does not add up: what is missing is loaded, but not for ever."""
+    monkeypatch.setattr(pipeline, "REWINDS_MAX", 3)
+    closes = 0
+
+    def judge(link: Link, data: bytes) -> Harm:
+        nonlocal closes
+        if b"set state = 'succeeded'" in data:
+            closes += 1
+            if closes <= times:
+                aside.execute("delete from rollcall.import_parts where last = 600 and lane = 1")
+                aside.execute("delete from public.contacts where record > 400 and email ~ 'a@'")
+        return "pass"
+
+    before.judge = judge
+    lines = b"".join(b"Ann,%d.%d%b@x.org\n" % (at, at, b"a" if at % 2 else b"bb") for at in range(600))  # a: Lane 1
+    job = await asyncio.wait_for(place.load("crm", b"name,email\n" + lines), 20)
+
+    if times == 1:
+        assert (job.state, job.attempt, job.created, job.duplicate) == ("succeeded", 1, 600, 0)
+    else:
+        assert (job.state, job.error_code, closes) == ("failed", "IMPORT_FAILED", 3)
+
+
+async def test_a_share_that_was_idle_for_too_long(database_url: str, before: Proxy, tmp_path: Path) -> None:
+    """Postgres ends it while the worker sleeps; whoever wakes up hears of that by an error of its own kind."""
+    never = asyncio.Event()
+
+    def judge(link: Link, data: bytes) -> Judgement:
+        return never if is_lane(link) and b"COMMIT\0" in data and not idle() else "pass"
+
+    def idle() -> list[Any]:
+        return [line for line in logs if line["event"] == "lane.again"]
+
+    before.judge = judge
+    with capture_logs() as logs, part_records(PART_RECORDS):
+        async with Impatient(before.url) as database:
+            here = Site(database_url, tmp_path, database, Store(tmp_path / "store"))
+            await assert_whole(here)
+    assert {line["sqlstate"] for line in idle()} == {"25P03"}
+
+
+class Impatient(Database):
+    """Ends transactions in which nothing is said for a fifth of a second; it is 30 s in earnest."""
+
+    async def connect(self, name: str) -> Connection:
+        connection = await super().connect(name)
+        await connection.execute("set idle_in_transaction_session_timeout = '200ms'")
+        return connection
 
 
 async def test_dialling_that_comes_half_way(place: Site) -> None:

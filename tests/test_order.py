@@ -101,17 +101,46 @@ async def test_a_retried_import_runs_before_younger_ones_that_wait(place: Site) 
 
 
 async def test_a_retried_import_waits_for_a_younger_one_that_runs(place: Site) -> None:
-    first, second = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
+    """Given back, that one still comes first. Then the older one's values stand: the order is that of running."""
+    posted = {await place.post("crm", file.csv()): file for file in (File("crm", edition, 300) for edition in range(2))}
+    first, second = posted
     await control.cancel(place.database, first)
     running = await claimed(place)
     assert running is not None
+    assert running.id == second
     await place.retry(first)
     assert await claimed(place) is None
+    draining = asyncio.Event()
+    draining.set()
+    running = await place.carry(running, draining=draining)
+    assert 0 < running.read < posted[second].count
+    assert await claimed(place) is None
 
-    await place.carry(running)
+    await place.carry(await place.take(second))
     job = await claimed(place)
 
-    assert (running.id, job and job.id) == (second, first)
+    assert job is not None
+    assert job.id == first
+    assert (await place.carry(job)).updated > 0
+    assert await oracle.violations(place.url, posted) == []
+
+
+async def test_an_older_import_is_retried_and_claimed_at_this_moment(place: Site) -> None:
+    """It was not there when somebody else looked: who then claims the younger one gets nothing now."""
+    first, second = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
+    await control.cancel(place.database, first)
+    async with await connect(place.url, "test") as other, other.transaction():
+        await other.execute(
+            "update rollcall.imports set state = 'running', attempt = 1, finished_at = null where id = %s", (first,)
+        )
+        claiming = asyncio.create_task(claimed(place))
+
+        async def waits() -> bool:
+            return bool(await place.query("select 1 from pg_stat_activity where wait_event = 'transactionid'"))
+
+        await until(waits, 10, "the claim waits for the other one")
+    assert await claiming is None
+    assert (await place.show(second)).state == "queued"
 
 
 async def test_large_files_are_claimed_only_by_workers_that_have_none(place: Site) -> None:

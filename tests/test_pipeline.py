@@ -17,7 +17,7 @@ import pytest
 from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
-from faults.proxy import Harm, Link, proxy
+from faults.proxy import Harm, Judgement, Link, proxy
 from rollcall import control, imports
 from rollcall.database import Connection, Database
 from rollcall.imports import Counts, Import
@@ -347,6 +347,44 @@ async def test_cancel_of_a_frozen_share(database_url: str, tmp_path: Path) -> No
             job = await asyncio.wait_for(carrying, 10)
     assert (job.state, job.read) == ("cancelled", 0)
     assert await contacts(place) == {}
+
+
+async def test_cancel_while_there_is_always_a_share_under_way(database_url: str, tmp_path: Path) -> None:
+    """A Lane commits only while the other one is in its Share, and so on: each gets in before who waits for the row."""
+    await oracle.instrument(database_url, slow=0.01)
+    inside: set[str] = set()
+    entered = asyncio.Event()
+
+    def judge(link: Link, data: bytes) -> Judgement:
+        nonlocal entered
+        if not link.name.endswith((":1:0", ":1:1")):
+            return "pass"
+        if b"insert into rollcall.import_parts" in data:  # the fence has let it in
+            inside.add(link.name)
+            entered.set()
+        if b"COMMIT\0" in data:
+            inside.remove(link.name)
+            if not inside:
+                entered = asyncio.Event()
+                return entered
+        return "pass"
+
+    with part_records(10):
+        async with proxy(database_url) as between, site(database_url, tmp_path, through=between.url) as place:
+            between.judge = judge
+            async with Database(database_url) as direct:
+                job_id = await place.post("crm", FILE.csv())
+                carrying = asyncio.create_task(place.carry(await place.claim()))
+                await until(lambda: place.shares(job_id, at_least=4), 20, "they overlap")
+
+                await control.cancel(direct, job_id)
+
+                job = await place.show(job_id)
+                between.let_go()
+                await asyncio.wait_for(carrying, 10)
+    assert job.state == "cancelled"
+    assert 0 < job.read < FILE.count / 2  # all of it takes three seconds; a cancel waits for one, and then no longer
+    await assert_counts_are_the_ledgers(place, job)
 
 
 def late_commit(link: Link, data: bytes) -> Harm:

@@ -225,8 +225,8 @@ def _why(error: Exception) -> Literal["conflict", "locked", "lost"]:
     return "locked" if found == "locked" else "lost"
 
 
-async def end_others(connection: Connection | None, job: Import, lane: int) -> None:
-    """End what holds a lock we need: sessions of older attempts, and an older session of this very Lane."""
+async def end_others(connection: Connection | None, job: Import, lane: int | None = None) -> None:
+    """End what holds a lock we need: sessions of older attempts, and older ones of this very Lane; or of all Lanes."""
     if connection is not None:
         with suppress(psycopg.Error):
             await end_sessions(connection, job.id, attempt=job.attempt - 1)
@@ -236,7 +236,8 @@ async def end_others(connection: Connection | None, job: Import, lane: int) -> N
 async def settle(database: Database, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
     """Do a piece of this import's work on a connection of its own, again and again until the database answers.
 
-    `work` must be safe to do twice. Raises DatabaseDown, DatabaseFull when patience ends.
+    `work` must be safe to do twice. No Lane of this attempt is at work: a session of one that is in the way is only
+    left over, and holds the fence. Raises DatabaseDown, DatabaseFull when patience ends.
     """
     patience = Patience()
     while True:
@@ -249,7 +250,7 @@ async def settle(database: Database, job: Import, work: Callable[[Connection], A
                 case "fault":
                     raise
                 case "locked":
-                    await end_others(connection, job, DESK)
+                    await end_others(connection, job)
             await patience.pause(error)
         finally:
             if connection is not None:

@@ -103,6 +103,11 @@ class Site:
         )
         return int(rows[0][0]) if rows[0][0] >= at_least else 0
 
+    async def crashes(self, job_id: UUID) -> int:
+        """The most that were ever counted against it; its end forgets them. Needs the oracle's instruments."""
+        rows = await self.query("select max(crashes) from oracle.history where import_id = %s", job_id)
+        return int(rows[0][0])
+
     async def final(self, job_id: UUID, seconds: float = 30.0) -> Import:
         """The import, once nothing more happens to it."""
 

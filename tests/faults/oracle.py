@@ -26,10 +26,10 @@ create sequence oracle.ord;
 alter table rollcall.import_parts add ord bigint not null default nextval('oracle.ord');
 create table oracle.history (
     ord bigint not null default nextval('oracle.ord'), at timestamptz not null default clock_timestamp(),
-    import_id uuid, source text, state text, attempt integer, worker integer);
+    import_id uuid, source text, state text, attempt integer, worker integer, crashes integer);
 create function oracle.note() returns trigger language plpgsql as $$ begin
-    insert into oracle.history (import_id, source, state, attempt, worker)
-    values (new.id, new.source, new.state, new.attempt, new.worker);
+    insert into oracle.history (import_id, source, state, attempt, worker, crashes)
+    values (new.id, new.source, new.state, new.attempt, new.worker, new.crashes);
     return null;
 end $$;
 create trigger history after insert or update on rollcall.imports for each row execute function oracle.note();

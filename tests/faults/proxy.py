@@ -29,6 +29,8 @@ Harm = Literal["pass", "cut", "reset", "answerless", "swallow", "late", "hang"]
 `late`: as `swallow`, but the bytes reach the server when `deliver` is set.
 `hang`: the bytes are dropped, and both sides stay open and hear nothing more: no timeout of TCP ends that.
 """
+Judgement = Harm | asyncio.Event
+"""What to do with a piece. An event: it is held back until that is set, and passes; the connection goes on."""
 
 
 class Link:
@@ -48,14 +50,14 @@ class Proxy:
     ways down. `harmed` counts what was done."""
 
     def __init__(self, url: str) -> None:
-        self.judge: Callable[[Link, bytes], Harm] = lambda link, data: "pass"
+        self.judge: Callable[[Link, bytes], Judgement] = lambda link, data: "pass"
         self.latency, self.limit = 0.0, float("inf")
         self.deliver = asyncio.Event()
         self.harmed: list[tuple[str, Harm]] = []
         self.links: set[Link] = set()
         self.url = ""
         self._behind = urlsplit(url)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._holding: set[asyncio.Event] = set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -73,6 +75,11 @@ class Proxy:
             link.close()
             self.links.discard(link)
 
+    def let_go(self) -> None:
+        """Whatever is held back may go on."""
+        for event in (*self._holding, self.deliver):
+            event.set()
+
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host = unquote(self._behind.hostname or "") or parse_qs(self._behind.query)["host"][0]
         port = self._behind.port or 5432
@@ -86,7 +93,10 @@ class Proxy:
             if not link.name and (named := re.search(rb"application_name\0([^\0]+)\0", data)):
                 link.name = named[1].decode()
             harm = self.judge(link, data)
-            if harm == "pass":
+            if isinstance(harm, asyncio.Event):
+                self._holding.add(harm)
+                await harm.wait()
+            if isinstance(harm, asyncio.Event) or harm == "pass":
                 link.server.write(data)
                 await link.server.drain()
                 continue
@@ -146,7 +156,7 @@ async def proxy(url: str) -> AsyncIterator[Proxy]:
         yield before
     finally:
         server.close()
-        before.deliver.set()
+        before.let_go()
         for link in list(before.links):
             link.close()
         with contextlib.suppress(TimeoutError):

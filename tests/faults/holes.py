@@ -1,0 +1,451 @@
+"""The holes that a prototype of the protocol fell into, each with what opens it again and the test that then fails.
+
+By the numbers that they were given when they were found; a letter where one has several sides. `opened` makes a copy of
+the code in which one of them is open. tests/test_faults_holes.py sees that this list fits the code and, in its long
+form, that the tests fail:
+
+    ROLLCALL_LONG=1 ./dev test tests/test_faults_holes.py -k 7c
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+@dataclass(frozen=True)
+class Hole:
+    """`undone`: what the code then lacks. `edits`: file of the package, text that occurs once in it, text instead.
+
+    `test`: path and name as pytest has them, of one test or of all with their parameters.
+    """
+
+    name: str
+    undone: str
+    test: str
+    edits: tuple[tuple[str, str, str], ...]
+
+
+def hole(name: str, undone: str, test: str, *edits: tuple[str, str, str]) -> Hole:
+    return Hole(name, undone, test, edits)
+
+
+def texts(hole: Hole) -> dict[str, str]:
+    """The files that are edited, as they are then."""
+    found: dict[str, str] = {}
+    for name, text, instead in hole.edits:
+        before = found.get(name) or (SOURCE / "rollcall" / name).read_text()
+        assert before.count(text) == 1, f"{hole.name}: this is not once in {name}: {text}"
+        found[name] = before.replace(text, instead)
+    return found
+
+
+def opened(hole: Hole, folder: Path) -> Path:
+    """Make a copy of the sources with this hole; the folder to import it from."""
+    copy = folder / "src"
+    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in texts(hole).items():
+        (copy / "rollcall" / name).write_text(text)
+    return copy
+
+
+IN_TRANSACTION = (
+    "pipeline.py",
+    "async def plan_of(",
+    "async def in_transaction(tx, said):\n    async with tx.transaction():\n        return await said\n\n\n"
+    "async def plan_of(",
+)
+HOLES = (
+    # Acknowledged Shares vanish with a crash of Postgres.
+    hole(
+        "1a",
+        "after a lost connection a Lane notices that the ledger has less than it was told",
+        "test_lane.py::test_postgres_takes_acknowledged_shares_back",
+        ("lane.py", "elif stands != self.position:", "elif stands > self.position:"),
+    ),
+    hole(
+        "1b",
+        "a close that does not add up loads again",
+        "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[once]",
+        ("pipeline.py", "            raise Rewind\n", "            raise Fenced\n"),
+    ),
+    hole(
+        "1c",
+        "but not for ever",
+        "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[again and again]",
+        ("pipeline.py", "for _ in range(REWINDS_MAX):", "while True:"),
+    ),
+    # An idle transaction is ended by an InternalError.
+    hole(
+        "2a",
+        "25P03 means that the connection is lost",
+        "test_lane.py::test_a_share_that_was_idle_for_too_long",
+        ("database.py", "(connection.closed or connection.broken)", "False"),
+        ("database.py", ' or state == "25P03"', ""),
+    ),
+    hole(
+        "2b",
+        "a dead connection is lost, whatever its last error was",
+        "test_database.py::test_on_a_dead_connection_every_error_means_that_it_is_lost",
+        ("database.py", "(connection.closed or connection.broken)", "False"),
+    ),
+    hole(
+        "2c",
+        "a connection that cannot be made is tried again",
+        "test_lane.py::test_connections_lost_anywhere",
+        (
+            "lane.py",
+            "                    await self._dial(share.last)\n",
+            "                    try:\n                        await self._dial(share.last)\n"
+            "                    except psycopg.Error as error:\n"
+            "                        raise DatabaseDown from error\n",
+        ),
+    ),
+    # Beats and fences.
+    hole(
+        "3",
+        "beats are not in imports, where they wait for a Share that holds the fence",
+        "test_takeover.py::test_while_a_share_waits_for_its_commit",
+        (
+            "workers.py",
+            "        (worker, name),\n    )\n\n\nasync def leave",
+            "        (worker, name),\n    )\n"
+            '    await tx.execute("update rollcall.imports set worker = worker where worker = %s", (worker,))\n'
+            "\n\nasync def leave",
+        ),
+    ),
+    hole(
+        "4a",
+        "to take over is to wait for the row, not to skip it",
+        "test_faults_worker.py::test_frozen_in_a_share[in mid-COPY]",
+        (
+            "imports/holding.py",
+            "where i.id = %(id)s and i.attempt = %(seen)s",
+            "where i.id = (select id from rollcall.imports where id = %(id)s for update skip locked)"
+            " and i.attempt = %(seen)s",
+        ),
+    ),
+    hole(
+        "4b",
+        "a frozen Lane that does not let the row go is ended",
+        "test_faults_worker.py::test_frozen_in_a_share[in mid-COPY]",
+        ("worker.py", "await end_sessions(control, held.id, attempt=held.attempt)", "pass"),
+    ),
+    # Imports of one Source run in order.
+    hole(
+        "5a",
+        "only the first open import of a Source may be claimed",
+        "test_order.py::test_a_source_waits_even_while_its_first_import_is_being_claimed",
+        (
+            "imports/holding.py",
+            "(e.state = 'running' or e.state = 'queued' and e.seq < i.seq)",
+            "e.state = 'running'",
+        ),
+    ),
+    hole(
+        "5b",
+        "a unique violation means: nothing now",
+        "test_order.py::test_an_older_import_is_retried_and_claimed_at_this_moment",
+        ("imports/holding.py", "UniqueViolation:\n        return None", "UniqueViolation:\n        raise"),
+    ),
+    # One lock per worker.
+    hole(
+        "6a",
+        "the lock is taken before the first claim",
+        "test_takeover.py::test_the_lock_is_there_before_the_first_claim",
+        ("worker.py", "while not await workers.lock(control, self._number):", "while False:"),
+        (
+            "worker.py",
+            "        await self._claim(control)\n        if",
+            "        await self._claim(control)\n        await workers.lock(control, self._number)\n        if",
+        ),
+    ),
+    hole(
+        "6b",
+        "a frozen holder keeps its lock, and is taken from all the same",
+        "test_takeover.py::test_nobody_is_judged_by_one_look[stale]",
+        ("worker.py", "elif held.stale:", "elif held.stale and not held.locked:"),
+    ),
+    hole(
+        "6c",
+        "who looks for a lock does not take it",
+        "test_takeover.py::test_looking_takes_no_lock",
+        (
+            "imports/holding.py",
+            "exists (select from pg_locks l where",
+            "not pg_try_advisory_lock(%(class)s::int, i.worker) and exists (select from pg_locks l where",
+        ),
+    ),
+    # The control connection dies, and the Lanes live.
+    hole(
+        "7a",
+        "the Lanes go on without it",
+        "test_takeover.py::test_a_worker_without_its_control_connection",
+        (
+            "worker.py",
+            "        control, self._control = self._control, None\n",
+            "        control, self._control = self._control, None\n"
+            "        for _, task in self._slots.values():\n            task.cancel()\n",
+        ),
+    ),
+    hole(
+        "7b",
+        "it is dialled again at once",
+        "test_takeover.py::test_a_worker_without_its_control_connection",
+        ("worker.py", "REDIAL_SECONDS = 0.25", "REDIAL_SECONDS = 5.0"),
+    ),
+    hole(
+        "7c",
+        "the worker's own older session, which still has the lock, is ended",
+        "test_takeover.py::test_a_worker_without_its_control_connection",
+        ("worker.py", "await workers.end_older_session(control, self._number)", "pass"),
+    ),
+    hole(
+        "7d",
+        "and the worker beats before it looks and claims",
+        "test_takeover.py::test_a_worker_without_its_control_connection",
+        (
+            "worker.py",
+            "            await workers.beat(control, self._number, self._name)\n"
+            "            self._beaten = time.monotonic()\n            await control.execute",
+            "            await control.execute",
+        ),
+    ),
+    hole(
+        "7e",
+        "two looks are on one unbroken connection",
+        "test_takeover.py::test_what_a_lost_connection_saw_counts_for_nothing",
+        ("worker.py", "self._seen.clear()", "pass"),
+    ),
+    hole(
+        "7f",
+        "two looks see the same beat",
+        "test_takeover.py::test_who_beats_between_two_looks_is_not_gone",
+        ("worker.py", "key = (held.id, held.attempt, why, held.beat)", "key = (held.id, held.attempt, why)"),
+    ),
+    hole(
+        "7g",
+        "a lock that is free is looked at twice",
+        "test_takeover.py::test_nobody_is_judged_by_one_look[gone]",
+        ("worker.py", 'why, wait = "gone", GRACE_SECONDS', 'why, wait = "gone", 0.0'),
+    ),
+    hole(
+        "7h",
+        "so is a beat that is old",
+        "test_takeover.py::test_nobody_is_judged_by_one_look[stale]",
+        ("worker.py", 'why, wait = "stale", BEAT_SECONDS', 'why, wait = "stale", 0.0'),
+    ),
+    hole(
+        "7i",
+        "to take over is to look at the beat once more",
+        "test_takeover.py::test_who_beats_after_the_last_look_is_not_gone",
+        (
+            "imports/holding.py",
+            "(select beat from rollcall.workers w where w.seq = i.worker) is not distinct from %(beat)s",
+            "(true or %(beat)s::timestamptz is null)",
+        ),
+    ),
+    # What counts as a crash.
+    hole(
+        "8a",
+        "no Share writes to imports, where the Lanes wait for each other",
+        "test_takeover.py::test_while_a_share_waits_for_its_commit",
+        (
+            "lane.py",
+            "        if not await ledger.enter(",
+            '        await tx.execute("update rollcall.imports set crashes = 0 where id = %s", (job.id,))\n'
+            "        if not await ledger.enter(",
+        ),
+    ),
+    hole(
+        "8b",
+        "an attempt that committed a Share makes the count begin again",
+        "test_worker.py::test_a_share_makes_the_count_begin_again",
+        ("imports/holding.py", "p.attempt = j.attempt) then 1", "p.attempt = j.attempt) then j.crashes + 1"),
+    ),
+    hole(
+        "8c",
+        "who went down with Postgres is not counted",
+        "test_faults.py::test_who_went_down_with_postgres_is_not_to_blame[True]",
+        ("worker.py", 'counted = why != "free" and not held.restarted', 'counted = why != "free"'),
+    ),
+    hole(
+        "8d",
+        "who let go is not counted",
+        "test_worker.py::test_sigterm_in_the_middle",
+        ("worker.py", 'counted = why != "free" and not held.restarted', "counted = not held.restarted"),
+    ),
+    hole(
+        "8e",
+        "four lost attempts end an import",
+        "test_worker.py::test_four_lost_attempts_without_a_share_end_an_import",
+        ("imports/holding.py", '"limit": CRASHES_MAX', '"limit": 1000'),
+    ),
+    # Innocent siblings.
+    hole(
+        "9a",
+        "an import that brought workers down is not begun beside others",
+        "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
+        ("worker.py", "(crashes >= 2 or any(", "(any("),
+    ),
+    hole(
+        "9b",
+        "and none is begun beside it",
+        "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
+        ("worker.py", "(crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values()))", "crashes >= 2"),
+    ),
+    # A half-open twin of the same attempt.
+    hole(
+        "10a",
+        "a Lane ends an older session of its own",
+        "test_lane.py::test_half_open_twin_is_ended[share]",
+        ("lane.py", "        await end_others(self._connection, self._job, self._number)", "        pass"),
+    ),
+    hole(
+        "10b",
+        "who closes ends what Lanes left over",
+        "test_lane.py::test_half_open_twin_is_ended[fence]",
+        ("lane.py", "await end_others(connection, job)", "await end_others(connection, job, DESK)"),
+    ),
+    # The ledger has a row already.
+    hole(
+        "11a",
+        "it is this Share only if it ends where this one ends",
+        "test_lane.py::test_a_twin_that_cut_its_parts_otherwise",
+        ("lane.py", "if not written and await", "if False and await"),
+    ),
+    hole(
+        "11b",
+        "whether there is one is settled by the INSERT",
+        "test_lane.py::test_commit_that_arrives_after_the_look",
+        ("ledger.py", " on conflict do nothing", ""),
+    ),
+    # Cancel.
+    hole(
+        "12a",
+        "it ends sessions of the current attempt too",
+        "test_pipeline.py::test_cancel_of_a_frozen_share",
+        ("control.py", "attempt=stands[1]", "attempt=stands[1] - 1"),
+    ),
+    hole(
+        "12b",
+        "it locks first and sums in its next statement",
+        "test_pipeline.py::test_nothing_is_committed_after_a_cancel_has_returned",
+        ("imports/ending.py", ' select 1 from rollcall.imports where id = %(id)s for update;"', '"'),
+    ),
+    hole(
+        "12c",
+        "it does not wait for one Lane after the other",
+        "test_pipeline.py::test_cancel_while_there_is_always_a_share_under_way",
+        ("imports/ending.py", "set local statement_timeout = '1s'; ", ""),
+    ),
+    # Frozen between two statements.
+    hole(
+        "13a",
+        "a claim is one statement",
+        "test_takeover.py::test_one_statement_is_all[claim]",
+        (
+            "worker.py",
+            "            job = await imports.claim(",
+            "            async with control.transaction():\n                job = await imports.claim(",
+        ),
+    ),
+    hole(
+        "13b",
+        "to take over is one statement",
+        "test_takeover.py::test_one_statement_is_all[take]",
+        (
+            "worker.py",
+            "            job = await imports.take(",
+            "            async with control.transaction():\n                job = await imports.take(",
+        ),
+    ),
+    hole(
+        "13c",
+        "to release is one statement",
+        "test_takeover.py::test_one_statement_is_all[release]",
+        IN_TRANSACTION,
+        ("pipeline.py", "imports.release(tx, job)", "in_transaction(tx, imports.release(tx, job))"),
+    ),
+    hole(
+        "13d",
+        "the close is one statement",
+        "test_takeover.py::test_one_statement_is_all[close]",
+        IN_TRANSACTION,
+        ("pipeline.py", "imports.close(tx, job, total)", "in_transaction(tx, imports.close(tx, job, total))"),
+    ),
+    hole(
+        "13e",
+        "a cancel is one message",
+        "test_takeover.py::test_one_message_is_all[cancel]",
+        (
+            "imports/ending.py",
+            'psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n            "set local',
+            "tx.transaction(), psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n"
+            '            "set local',
+        ),
+    ),
+    hole(
+        "13f",
+        "a retry is one message",
+        "test_takeover.py::test_one_message_is_all[retry]",
+        (
+            "imports/ending.py",
+            'psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n            """select',
+            "tx.transaction(), psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n"
+            '            """select',
+        ),
+    ),
+    # The answer to a claim is lost; attempts of one import side by side.
+    hole(
+        "14a",
+        "what is mine and in no slot is free",
+        "test_takeover.py::test_the_answer_to_a_claim_is_lost",
+        ("imports/holding.py", "i.worker is null or i.worker = %(me)s as free", "i.worker is null as free"),
+    ),
+    hole(
+        "14b",
+        "slots are those of an attempt, not of an import",
+        "test_takeover.py::test_an_import_that_comes_back_while_its_old_attempt_still_stands",
+        ("worker.py", "self._slots[str(job.id), job.attempt] =", "self._slots[str(job.id), 0] ="),
+        ("worker.py", "del self._slots[str(job.id), job.attempt]", "self._slots.pop((str(job.id), 0), None)"),
+        (
+            "worker.py",
+            'f"{job}:{attempt}" for job, attempt in self._slots]',
+            'f"{job.id}:{job.attempt}" for job, _ in self._slots.values()]',
+        ),
+    ),
+    hole(
+        "15",
+        "what is given back is still running",
+        "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
+        ("imports/holding.py", "set worker = null where", "set worker = null, state = 'queued' where"),
+    ),
+    # Names of sessions.
+    hole(
+        "16a",
+        "names that only look like ours are no error",
+        "test_database.py::test_whose_sessions_are_ended",
+        (
+            "database.py",
+            "substring(application_name from %s)::int <= %s",
+            "application_name like 'rollcall:%%:%%:%%' and %s <> ''"
+            " and split_part(application_name, ':', 3)::int <= %s",
+        ),
+    ),
+    hole(
+        "16b",
+        "attempt 10 does not begin with attempt 1",
+        "test_database.py::test_whose_sessions_are_ended",
+        ("database.py", "([0-9]{{1,9}})", "([0-9])[0-9]*"),
+    ),
+    hole(
+        "17",
+        "values stand in the order in which imports ran",
+        "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
+        ("contacts.py", "as differs, l.*", "and o.import_id <= l.import_id as differs, l.*"),
+    ),
+)

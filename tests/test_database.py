@@ -1,0 +1,99 @@
+"""What a database error means, and whose sessions are ended: every statement against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from faults.harness import until
+from rollcall.database import Connection, connect, end_sessions, meaning
+
+
+@pytest.fixture
+async def tx(database_url: str) -> AsyncIterator[Connection]:
+    async with await connect(database_url, "test") as connection:
+        yield connection
+
+
+async def failing(connection: Connection, statement: str) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught:
+        await connection.execute(statement.encode())
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("state", "means"),
+    [
+        ("55P03", "locked"),
+        ("40001", "again"),
+        ("40P01", "again"),
+        ("53100", "again"),
+        ("58030", "again"),
+        ("57P01", "lost"),
+        ("08006", "lost"),
+        ("25P03", "lost"),
+        ("23505", "fault"),
+        ("22P02", "fault"),
+        ("42P01", "fault"),
+    ],
+)
+async def test_what_an_error_means_on_a_connection_that_lives(tx: Connection, state: str, means: str) -> None:
+    error = await failing(tx, f"do $$ begin raise exception using errcode = '{state}'; end $$")
+
+    assert (error.sqlstate, meaning(error, tx)) == (state, means)
+
+
+async def test_on_a_dead_connection_every_error_means_that_it_is_lost(database_url: str, tx: Connection) -> None:
+    async with await connect(database_url, "other") as other:
+        error = await failing(tx, "select 1 / 0")
+        assert meaning(error, tx) == "fault"
+        await other.execute("select pg_terminate_backend(%s)", (tx.info.backend_pid,))
+        await failing(tx, "select 1")
+
+        assert meaning(error, tx) == "lost"
+
+
+async def test_a_transaction_that_was_idle_for_too_long(database_url: str, tx: Connection) -> None:
+    """psycopg says so by an InternalError, which is no OperationalError."""
+    async with await connect(database_url, "idle") as idle:
+        await idle.execute("set idle_in_transaction_session_timeout = '10ms'")
+        await idle.execute("begin")
+        await until(lambda: are_there(tx, []), 10, "its session has ended")
+        error = await failing(idle, "select 1")
+
+        assert (error.sqlstate, meaning(error), meaning(error, idle)) == ("25P03", "lost", "lost")
+
+
+async def test_whose_sessions_are_ended(database_url: str, tx: Connection) -> None:
+    """Those of this import up to this attempt; nobody else's, however alike the name is."""
+    job, other = uuid4(), uuid4()
+    others = ["rollcall:worker:1", "rollcall:x:y:z", f"rollcall:{job}:99999999999:0", f"{job}:1:0", f"rollcall:{job}:1"]
+    names = [f"rollcall:{other}:1:0", *(f"rollcall:{job}:{end}" for end in ("1:0", "1:11", "2:1", "2:10", "10:1"))]
+    async with AsyncExitStack() as stack:
+        for name in (*others, *names):
+            connection = await connect(database_url, name)
+            stack.push_async_callback(connection.close)
+        left = {*others, *names}
+
+        assert await end_sessions(tx, job, attempt=2, lane=1) == 1
+        left -= {f"rollcall:{job}:2:1"}
+        await until(lambda: are_there(tx, left), 10, "one Lane's is gone")
+
+        assert await end_sessions(tx, job, attempt=2) == 3
+        left -= {f"rollcall:{job}:{end}" for end in ("1:0", "1:11", "2:10")}
+        await until(lambda: are_there(tx, left), 10, "all Lanes' are gone")
+
+
+async def are_there(tx: Connection, names: Collection[str]) -> bool:
+    """Whether just these sessions are there, beside this one."""
+    rows = await (
+        await tx.execute(
+            """select application_name from pg_stat_activity where datname = current_database()
+                  and pid <> pg_backend_pid() and backend_type = 'client backend'"""
+        )
+    ).fetchall()
+    return {name for (name,) in rows} == set(names)
