@@ -27,7 +27,7 @@ import pytest
 import structlog
 from psycopg import sql
 
-from rollcall import embedded, migrations
+from rollcall import embedded, migrations, worker
 
 # Tests end servers on purpose only in servers of their own: this one may forget everything when the machine dies.
 FAST = {
@@ -51,6 +51,12 @@ def _log_of_this_test() -> Iterator[None]:
     ours = [handler for handler in root.handlers if isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter)]
     for handler in ours:
         root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _small_files_in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' files are small, and mean Lanes."""
+    monkeypatch.setattr(worker, "ONE_LANE_BYTES", 0)
 
 
 @pytest.fixture(scope="session")

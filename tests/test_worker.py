@@ -267,6 +267,15 @@ async def in_process(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 @pytest.mark.usefixtures("in_process")
+async def test_a_small_file_takes_one_connection(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ONE_LANE_BYTES", 1000)
+    for count, lanes in ((10, 1), (1000, 2)):
+        file = File("crm", 0, count)
+        job = await place.final(await place.post(file.source, file.csv()))
+        assert (job.state, job.plan and job.plan["lanes"]) == ("succeeded", lanes)
+
+
+@pytest.mark.usefixtures("in_process")
 async def test_a_store_that_is_away(place: Site) -> None:
     """Given back and tried again until it is there, with a rest between."""
     job_id = await place.post(FILE.source, FILE.csv())

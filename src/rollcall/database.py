@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -27,6 +28,8 @@ Answer = TypeVar("Answer")
 
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
+IDLE_CONNECTIONS = 8
+RENAME_SECONDS = 5.0
 POOL_RECONNECT_SECONDS = 2.0
 """The pool's pauses between tries double up to this; then the next request tries anew. Its own five minutes would keep
 a service down that long after its database."""
@@ -93,6 +96,7 @@ class Database:
 
     def __init__(self, url: str, *, name: str = "rollcall") -> None:
         self.url = url
+        self._idle: list[Connection] = []
         self._pool = AsyncConnectionPool[Connection](
             url,
             connection_class=_Answering,
@@ -112,6 +116,7 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close()
+        await self.close_idle()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
@@ -133,8 +138,51 @@ class Database:
             yield connection
 
     async def connect(self, name: str) -> Connection:
-        """A connection that belongs to no pool: Lanes and workers name theirs, so that others can end them."""
+        """A connection under this name, so that others can end it: one that was given back, or a new one.
+
+        It takes its name before anything else is said on it. Where one does not answer, none is trusted any more.
+        """
+        while self._idle:
+            connection = next((idle for idle in self._idle if _name(idle) == name), self._idle[-1])
+            self._idle.remove(connection)
+            if await self._rename(connection, name):
+                return connection
         return await connect(self.url, name)
+
+    async def give_back(self, connection: Connection) -> None:
+        """Keep a connection, and its name, for who needs one next. What did not go well is closed instead."""
+        if len(self._idle) < IDLE_CONNECTIONS and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._idle.append(connection)
+        else:
+            await connection.close()
+
+    async def unname(self, prefix: str) -> None:
+        """The work is over that had names which begin so: what was given back has none of them any more."""
+        for connection in [idle for idle in self._idle if _name(idle).startswith(prefix)]:
+            if connection in self._idle:
+                self._idle.remove(connection)
+                if await self._rename(connection, "rollcall:idle"):
+                    await self.give_back(connection)
+
+    async def _rename(self, connection: Connection, name: str) -> bool:
+        try:
+            if _name(connection) != name:
+                async with asyncio.timeout(RENAME_SECONDS):
+                    await connection.execute("select set_config('application_name', %s, false)", (name,))
+        except (psycopg.Error, TimeoutError):
+            await connection.close()
+            await self.close_idle()
+            return False
+        return True
+
+    async def close_idle(self) -> None:
+        """Close those that were given back."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+def _name(connection: Connection) -> str:
+    return connection.info.parameter_status("application_name") or ""
 
 
 async def _configure(connection: Connection) -> None:

@@ -116,8 +116,11 @@ class Lane:
             while (share := await self.shares.get()) is not None:
                 if share.last > self.position:
                     await self._load(share)
-        finally:
+        except BaseException:
             await self._hang_up()
+            raise
+        if self._connection is not None:
+            await self._database.give_back(self._connection)
 
     async def _load(self, share: Share) -> None:
         load = await self._fold(share)
@@ -244,7 +247,10 @@ async def settle(database: Database, job: Import, work: Callable[[Connection], A
         connection: Connection | None = None
         try:
             connection = await database.connect(f"rollcall:{job.id}:{job.attempt}:{DESK}")
-            return await work(connection)
+            answer = await work(connection)
+            await database.give_back(connection)
+            connection = None
+            return answer
         except psycopg.Error as error:
             match meaning(error, connection):
                 case "fault":

@@ -76,6 +76,8 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
     except Exception as fault:
         log.error("import.fault", import_id=str(job.id), error=type(fault).__name__, where=where(fault))
         await fail(database, job, ImportFailed.code, str(ImportFailed()))
+    finally:
+        await database.unname(f"rollcall:{job.id}:{job.attempt}:")
 
 
 async def plan_of(cargo: Cargo, lanes: int) -> Plan:

@@ -36,6 +36,8 @@ DRAIN_SECONDS = 20.0
 PATIENCE_SECONDS = 300.0
 REDIAL_SECONDS = 0.25
 SWEEP_SECONDS = 600.0
+ONE_LANE_BYTES = 256 << 10
+"""A file up to this size is loaded before a second connection would be of use."""
 MALLOPT_ARENA_MAX, MALLOPT_MMAP_THRESHOLD = -8, -3
 LARGE_BLOCK_BYTES = 2 << 20
 
@@ -55,7 +57,10 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, draining.set)
     database = Database(database_url, name="rollcall:worker")
-    await Worker(settings, database, Store(settings.data_dir / "store"), draining, once=once).run()
+    try:
+        await Worker(settings, database, Store(settings.data_dir / "store"), draining, once=once).run()
+    finally:
+        await database.close_idle()
 
 
 def _share_memory() -> None:
@@ -225,7 +230,7 @@ class Worker:
                 job,
                 database=self._database,
                 store=self._store,
-                lanes=self._settings.loaders,
+                lanes=self._settings.loaders if job.bytes_total > ONE_LANE_BYTES else 1,
                 draining=self._draining,
             )
         except Exception as error:  # the database is away for long, or refuses for good to have it ended

@@ -368,7 +368,7 @@ HOLES = (
         "to release is one statement",
         "test_takeover.py::test_one_statement_is_all[release]",
         IN_TRANSACTION,
-        ("pipeline.py", "imports.release(tx, job)", "in_transaction(tx, imports.release(tx, job))"),
+        ("pipeline.py", "imports.release(tx, job, *why)", "in_transaction(tx, imports.release(tx, job, *why))"),
     ),
     hole(
         "13d",
@@ -422,7 +422,7 @@ HOLES = (
         "15",
         "what is given back is still running",
         "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
-        ("imports/holding.py", "set worker = null where", "set worker = null, state = 'queued' where"),
+        ("imports/holding.py", "set worker = null, error", "set worker = null, state = 'queued', error"),
     ),
     # Names of sessions.
     hole(

@@ -21,6 +21,7 @@ from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 CHUNK_BYTES = 1 << 16
+NAMED = re.compile(rb"application_name(?:\0([^\0]+)|', \$1, false\).*?(rollcall:[\w:-]+))", re.DOTALL)
 
 Harm = Literal["pass", "cut", "reset", "answerless", "swallow", "late", "hang"]
 """`pass` none. `cut`: the bytes are dropped, both sides closed. `reset`: as `cut`, but by RST.
@@ -34,7 +35,7 @@ Judgement = Harm | asyncio.Event
 
 
 class Link:
-    """One connection. `name`: the client's application_name, once it has said so."""
+    """One connection. `name`: the client's application_name, as it said last."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server, self.name = client, server, ""
@@ -90,8 +91,8 @@ class Proxy:
     async def _upstream(self, link: Link, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(CHUNK_BYTES):
             await self._slow(data)
-            if not link.name and (named := re.search(rb"application_name\0([^\0]+)\0", data)):
-                link.name = named[1].decode()
+            if named := NAMED.search(data):
+                link.name = (named[1] or named[2]).decode()
             harm = self.judge(link, data)
             if isinstance(harm, asyncio.Event):
                 self._holding.add(harm)

@@ -37,6 +37,7 @@ parts.__kwdefaults__["part_records"] = records
 worker.BEAT_SECONDS /= haste
 worker.STALE_SECONDS /= haste
 worker.GRACE_SECONDS /= haste
+worker.ONE_LANE_BYTES = 0
 vars(reading)["parts"] = deadly
 if wanted := os.environ.get("STORE_FAULT"):
     number, fault = wanted.split(":")

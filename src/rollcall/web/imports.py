@@ -23,8 +23,8 @@ from rollcall.keys import Caller
 from rollcall.web import Asking, Service, Serving
 from rollcall.web.answers import PROBLEMS, Answer, Text
 
-LOOK_SECONDS = 0.25
-"""Between two looks of a request that waits."""
+LOOK_SECONDS = (0.02, 0.25)
+"""Between two looks of a request that waits: at first, and at last. Small imports are over soon."""
 
 router = APIRouter(tags=["imports"])
 JobId = Annotated[UUID, Path(alias="jobId")]
@@ -124,9 +124,10 @@ async def show(
     """With `wait`: when it differs from `If-None-Match`, or else from what it was; at once when it is final."""
     job = await _find(service, caller, job_id)
     known = _tags(if_none_match) or {_tag(job)}
-    end = time.monotonic() + wait
+    end, pause = time.monotonic() + wait, LOOK_SECONDS[0]
     while _same(job, known) and job.state not in FINAL and (left := end - time.monotonic()) > 0:
-        await asyncio.sleep(min(LOOK_SECONDS, left))
+        await asyncio.sleep(min(pause, left))
+        pause = min(1.5 * pause, LOOK_SECONDS[1])
         if await request.is_disconnected():
             break
         job = await _find(service, caller, job_id)

@@ -148,14 +148,16 @@ async def _take(request: Request, sent: Sent) -> UUID:
 
 
 async def _json(sent: Sent) -> UUID:
-    beginning = bytearray()
+    beginning: list[bytes] = []
+    length = 0
     async for chunk in sent.body:
-        beginning += chunk
-        if len(beginning) > JSON_BYTES_MAX:
+        beginning.append(chunk)
+        length += len(chunk)
+        if length > JSON_BYTES_MAX:
             break
-    read = envelope.head if len(beginning) > JSON_BYTES_MAX else envelope.read
+    read = envelope.head if length > JSON_BYTES_MAX else envelope.read
     async with sent.service.judges:
-        wish = await asyncio.to_thread(read, bytes(beginning), sent.query)
+        wish = await asyncio.to_thread(read, b"".join(beginning), sent.query)
     _allow(sent.caller, {"source": wish.source})
     body = _chain(beginning, sent.body)
     return await _receive(sent, body, lambda: wish, wish.resumable, content_type="application/json")
@@ -245,7 +247,10 @@ def _utf8(header: str) -> str:
         return header
 
 
-async def _chain(beginning: bytearray, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    yield bytes(beginning)
+async def _chain(beginning: list[bytes], rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """What was read, let go piece by piece, and the rest."""
+    beginning.reverse()
+    while beginning:
+        yield beginning.pop()
     async for chunk in rest:
         yield chunk
