@@ -8,7 +8,7 @@ The floors, from the top; nothing imports what stands above it (the contract in 
     words       options
     schema      migrations/                          numbered files; adopts a contacts table from before
     library     records/                             bytes in, Parts out; knows no table
-    machines    storage database embedded
+    machines    storage database copying embedded
     ground      settings · errors telemetry
 
 Read `pipeline` first: it fits one screen.

@@ -1,0 +1,86 @@
+"""Rows as Postgres reads them fastest: whole columns, joined to the data of a binary COPY inside Arrow.
+
+A field is a list of pieces: bytes that are the same in every row, or an array with one value a row. Joining takes 0.25
+CPU seconds a million rows of contacts; a loop over them takes ten times that. Knows no table of ours.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, LiteralString
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Column = Any  # a binary or string array; Arrow's stubs lose the type in most kernels
+Field = list[bytes | Column]
+Data = list[bytes | memoryview]
+
+
+def rows(*fields: Field) -> Data:
+    """The data of a COPY whose columns are these fields; at least one of them has an array."""
+    pieces: Field = [len(fields).to_bytes(2, "big")]
+    for piece in chain.from_iterable(fields):
+        if isinstance(piece, bytes) and isinstance(pieces[-1], bytes):
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    scalars = (pa.scalar(each, pa.binary()) if isinstance(each, bytes) else each for each in (*pieces, b""))
+    joined: Column = pc.binary_join_element_wise(*scalars)
+    offsets = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset : joined.offset + len(joined) + 1]
+    body = memoryview(joined.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])]
+    return [b"PGCOPY\n\xff\r\n\0" + bytes(8), body, b"\xff\xff"]
+
+
+def constant(data: bytes) -> Field:
+    """One value for all rows."""
+    return [len(data).to_bytes(4, "big") + data]
+
+
+def fixed(data: bytes, width: int) -> Field:
+    """Values of `width` bytes, one after the other."""
+    return [width.to_bytes(4, "big"), _cut(data, width)]
+
+
+def int8(numbers: Column) -> Field:
+    """A bigint column."""
+    return fixed(np.asarray(numbers).astype(">i8").tobytes(), 8)
+
+
+def text(column: Column) -> Field:
+    """A text or bytea column; null is null."""
+    values = _binary(column)
+    if values.null_count:
+        return [_lengths(values), pc.fill_null(values, b"")]
+    return [_lengths(values), values]
+
+
+def jsonb(column: Column) -> Field:
+    """A jsonb column, none of it null; every value is the text of a JSON document."""
+    values = _binary(column)
+    return [_lengths(values, more=1), b"\x01", values]
+
+
+async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, data: Data) -> None:
+    """Bring rows in by `copy … from stdin (format binary)`."""
+    async with tx.cursor() as cursor, cursor.copy(statement) as copying:
+        for piece in data:
+            await copying.write(piece)
+
+
+def _binary(column: Column) -> Column:
+    return column.combine_chunks().cast(pa.binary())
+
+
+def _lengths(values: Column, more: int = 0) -> Column:
+    """As a field begins: four bytes; -1 stands for null."""
+    lengths: Column = pc.binary_length(values)
+    return _cut((np.asarray(lengths.fill_null(-1)) + more).astype(">i4").tobytes(), 4)
+
+
+def _cut(data: bytes, width: int) -> Column:
+    count = len(data) // width
+    offsets = np.arange(0, width * count + 1, width, dtype=np.int32)
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])
