@@ -1,12 +1,21 @@
 -- The schema as pg_dump says it. Written by: WRITE_SCHEMA=1 .venv/bin/pytest tests/test_migrate.py -k schema
 CREATE SCHEMA rollcall;
-CREATE FUNCTION rollcall.account(job uuid) RETURNS TABLE(read bigint, created bigint, updated bigint, unchanged bigint, skipped bigint, duplicate bigint, rejected bigint, "position" bigint)
+CREATE FUNCTION rollcall.account(job uuid) RETURNS TABLE(read bigint, created bigint, updated bigint, unchanged bigint, skipped bigint, duplicate bigint, rejected bigint, "position" bigint, by_code jsonb)
     LANGUAGE sql STABLE
     AS $$
     select coalesce(sum(p.read), 0), coalesce(sum(p.created), 0), coalesce(sum(p.updated), 0),
            coalesce(sum(p.unchanged), 0), coalesce(sum(p.skipped), 0), coalesce(sum(p.duplicate), 0),
-           coalesce(sum(p.rejected), 0), coalesce(max(p.position), 0)
+           coalesce(sum(p.rejected), 0), coalesce(max(p.position), 0),
+           (select coalesce(jsonb_object_agg(c.code, c.n), '{}')
+              from (select each.code, sum(each.n::bigint) as n
+                      from rollcall.import_parts r, jsonb_each_text(r.by_code) as each (code, n)
+                     where r.import_id = job group by each.code) c)
       from rollcall.import_parts p where p.import_id = job
+$$;
+CREATE FUNCTION rollcall.total(by_code jsonb) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    select coalesce(sum(n::bigint), 0)::bigint from jsonb_each_text(by_code) as each (code, n)
 $$;
 CREATE TABLE public.contacts (
     id uuid NOT NULL,
@@ -37,8 +46,10 @@ CREATE TABLE rollcall.import_parts (
     skipped integer DEFAULT 0 NOT NULL,
     duplicate integer DEFAULT 0 NOT NULL,
     rejected integer DEFAULT 0 NOT NULL,
+    by_code jsonb DEFAULT '{}'::jsonb NOT NULL,
     CONSTRAINT import_parts_check CHECK ((last >= first)),
-    CONSTRAINT import_parts_check1 CHECK ((read = (((((created + updated) + unchanged) + skipped) + duplicate) + rejected)))
+    CONSTRAINT import_parts_check1 CHECK ((read = (((((created + updated) + unchanged) + skipped) + duplicate) + rejected))),
+    CONSTRAINT import_parts_check2 CHECK ((rejected = rollcall.total(by_code)))
 );
 CREATE TABLE rollcall.imports (
     id uuid NOT NULL,
@@ -60,6 +71,7 @@ CREATE TABLE rollcall.imports (
     skipped bigint DEFAULT 0 NOT NULL,
     duplicate bigint DEFAULT 0 NOT NULL,
     rejected bigint DEFAULT 0 NOT NULL,
+    by_code jsonb DEFAULT '{}'::jsonb NOT NULL,
     total bigint,
     error_code text,
     error_message text,
@@ -73,6 +85,7 @@ CREATE TABLE rollcall.imports (
     CONSTRAINT imports_check3 CHECK (((error_code IS NOT NULL) OR (state <> 'failed'::text))),
     CONSTRAINT imports_check4 CHECK (((error_code IS NULL) OR (state = ANY (ARRAY['running'::text, 'failed'::text])))),
     CONSTRAINT imports_check5 CHECK (((state <> 'succeeded'::text) OR (total = read))),
+    CONSTRAINT imports_check6 CHECK ((rejected = rollcall.total(by_code))),
     CONSTRAINT imports_source_check CHECK (((length(source) >= 1) AND (length(source) <= 100))),
     CONSTRAINT imports_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text])))
 );

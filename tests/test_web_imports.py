@@ -51,8 +51,9 @@ def execute(database_url: str, statement: str) -> None:
 
 
 RUN = "update rollcall.imports set state = 'running', attempt = 1, started_at = created_at - interval '10 s'"
-LOAD = """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position, read, created, rejected)
-          select id, 0, 1, 3, 1, bytes_total / 2, 3, 2, 1 from rollcall.imports"""
+LOAD = """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position, read, created, rejected,
+                                             by_code)
+          select id, 0, 1, 3, 1, bytes_total / 2, 3, 2, 1, '{"email_invalid": 1}' from rollcall.imports"""
 
 
 async def test_a_queued_import_is_shown_whole(client: httpx.AsyncClient) -> None:
@@ -71,6 +72,7 @@ async def test_progress_is_what_the_ledger_has(client: httpx.AsyncClient, databa
     execute(database_url, f"{RUN}; {LOAD}")
     job = (await client.get(location)).json()
     assert job["counts"] | {"read": 3, "created": 2, "rejected": 1} == job["counts"]
+    assert job["rejectsByCode"] == {"email_invalid": 1}
     assert job["bytes"] == {"read": len(CSV) // 2, "total": len(CSV)}
     assert 0 < job["rate"] <= 0.3
     assert job["eta"] >= 10

@@ -153,6 +153,12 @@ async def two_sources(database_url: str, folder: Path, **settings: Any) -> Async
         with psycopg.connect(database_url, autocommit=True) as connection:
             for job_id, source in zip(ids, "ab", strict=True):
                 connection.execute(
+                    """insert into rollcall.import_parts
+                         (import_id, lane, first, last, attempt, position, read, rejected, by_code)
+                       values (%s, 0, 1, 2, 1, 1, 1, 1, '{"email_invalid": 1}')""",
+                    (job_id,),
+                )
+                connection.execute(
                     "insert into rollcall.rejects (import_id, record, code, raw) values (%s, 2, 'email_invalid', %s)",
                     (job_id, f"secret of {source}".encode()),
                 )

@@ -101,12 +101,21 @@ class Lane:
     """
 
     def __init__(
-        self, database: Database, job: Import, number: int, position: int, *, update: bool, vacant: bool
+        self,
+        database: Database,
+        job: Import,
+        number: int,
+        position: int,
+        *,
+        update: bool,
+        vacant: bool,
+        rejects_max: int,
     ) -> None:
         self.shares: asyncio.Queue[Share | None] = asyncio.Queue(1)
         self.position = position
         self._seen = Seen() if vacant else None
         self._database, self._job, self._number, self._update = database, job, number, update
+        self._rejects_max = rejects_max
         self._ids = contacts.Ids(number)
         self._connection: Connection | None = None
 
@@ -174,7 +183,8 @@ class Lane:
     async def _write(self, tx: Connection, share: Share, load: Load) -> bool:
         """All of a Share's statements; False when the ledger has a row for it already."""
         job, first = self._job, self.position + 1
-        new, rest, rejected = load.new.count, load.rest.count, load.rejects.num_rows if load.rejects else 0
+        new, rest, by_code = load.new.count, load.rest.count, rejects.by_code(load.rejects) if load.rejects else {}
+        rejected = sum(by_code.values())
         await asynchronous_commit(tx)
         if not await imports.fence(tx, job):
             raise Fenced
@@ -186,11 +196,18 @@ class Lane:
             await contacts.add(tx, load.new.data)
         done = await contacts.merge(tx, load.rest.data, rest, update=self._update) if rest else NOTHING
         if load.rejects:
-            await rejects.add(tx, job.id, load.rejects)
+            await self._store(tx, load.rejects)
         created, duplicate = new + done.created, load.repeats + done.duplicate
         outcome = (created, done.updated, done.unchanged, done.skipped, duplicate, rejected)
-        await ledger.fill(tx, job.id, self._number, first, (new + rest + load.repeats + rejected, *outcome))
+        await ledger.fill(tx, job.id, self._number, first, (new + rest + load.repeats + rejected, *outcome), by_code)
         return True
+
+    async def _store(self, tx: Connection, found: pa.Table) -> None:
+        """Of an import's Rejects the first are stored: only what the ledger has before this Share decides, so that
+        no attempt leaves one out between two others, whatever the one before it let in."""
+        last, before = await ledger.judged(tx, self._job.id)
+        if before < self._rejects_max and await rejects.count(tx, self._job.id, last) == before:
+            await rejects.add(tx, self._job.id, found.slice(0, self._rejects_max - before))
 
     async def _dial(self, due: int) -> None:
         """Connect and look: still mine, and is the ledger where I left it (or already where I am going)?"""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from rollcall.database import Connection
 
 
@@ -47,19 +49,26 @@ async def last_of(tx: Connection, job_id: UUID, lane: int, first: int) -> int | 
     return row[0] if row else None
 
 
-async def fill(tx: Connection, job_id: UUID, lane: int, first: int, counts: Sequence[int]) -> None:
-    """Write a Share's account: read, created, updated, unchanged, skipped, duplicate, rejected."""
+async def fill(
+    tx: Connection, job_id: UUID, lane: int, first: int, counts: Sequence[int], by_code: dict[str, int]
+) -> None:
+    """Write a Share's account: read, created, updated, unchanged, skipped, duplicate, rejected; these by their code."""
     await tx.execute(
         """update rollcall.import_parts set read = %s, created = %s, updated = %s, unchanged = %s, skipped = %s,
-                  duplicate = %s, rejected = %s
+                  duplicate = %s, rejected = %s, by_code = %s
             where import_id = %s and lane = %s and first = %s""",
-        (*counts, job_id, lane, first),
+        (*counts, Jsonb(by_code), job_id, lane, first),
     )
 
 
-async def rejected(tx: Connection, job_id: UUID) -> int:
-    """Records that this import has rejected so far."""
+async def judged(tx: Connection, job_id: UUID) -> tuple[int, int]:
+    """The last Record of which it is committed whether it was rejected, and how many up to it were."""
     row = await (
-        await tx.execute("select coalesce(sum(rejected), 0) from rollcall.import_parts where import_id = %s", (job_id,))
+        await tx.execute(
+            """select coalesce(max(last), 0), coalesce(sum(rejected), 0) from rollcall.import_parts
+                where import_id = %s and lane = 0""",
+            (job_id,),
+        )
     ).fetchone()
-    return int(row[0]) if row else 0
+    assert row is not None
+    return int(row[0]), int(row[1])

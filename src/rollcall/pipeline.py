@@ -12,6 +12,7 @@ done is not done again. No SQL, no parsing and no HTTP here.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
 import structlog
@@ -41,9 +42,12 @@ class Cargo:
     database: Database
     store: Store
     draining: asyncio.Event
+    rejects_max: int
 
 
-async def carry(job: Import, *, database: Database, store: Store, lanes: int, draining: asyncio.Event) -> None:
+async def carry(
+    job: Import, *, database: Database, store: Store, lanes: int, draining: asyncio.Event, rejects_max: int
+) -> None:
     """Work on a claimed import until it is final, or somebody else's, or given back.
 
     Raises only DatabaseDown, when not even the giving back could be said.
@@ -51,7 +55,7 @@ async def carry(job: Import, *, database: Database, store: Store, lanes: int, dr
     begin()
     try:
         segments = await settle(database, job, lambda tx: uploads.segments(tx, job.upload_id))
-        cargo = Cargo(job, Options.from_json(job.options), segments, database, store, draining)
+        cargo = Cargo(job, Options.from_json(job.options), segments, database, store, draining, rejects_max)
         plan = await plan_of(cargo, lanes)
         for _ in range(REWINDS_MAX):
             try:
@@ -98,13 +102,13 @@ async def plan_of(cargo: Cargo, lanes: int) -> Plan:
 
 async def check(cargo: Cargo, plan: Plan) -> bool:
     """Whether it may be loaded. For onInvalid=fail, and only while nothing is loaded, a file with any Reject may not:
-    then the import has ended, with all its Rejects."""
+    then the import has ended, and its Rejects are counted."""
     job = cargo.job
     if cargo.options.on_invalid != "fail" or any(await _positions(cargo, plan)):
         return True
 
     async def judge(tx: Connection) -> bool:
-        rejected = total = 0
+        found, total = Counter[str](), 0
         async with tx.transaction():
             if not await imports.fence(tx, job):
                 raise Fenced
@@ -112,13 +116,14 @@ async def check(cargo: Cargo, plan: Plan) -> bool:
             async with reading(cargo.store, cargo.segments, plan, after=0, draining=cargo.draining) as coming:
                 async for part in coming:
                     await imports.fence(tx, job)  # a transaction in which nothing is said for 30 s is ended
-                    total, rejected = part.last, rejected + part.rejects.num_rows
-                    if part.rejects.num_rows:
-                        await rejects.add(tx, job.id, part.rejects)
-            if rejected:
+                    total, room = part.last, cargo.rejects_max - found.total()
+                    if part.rejects and room > 0:
+                        await rejects.add(tx, job.id, part.rejects.slice(0, room))
+                    found.update(rejects.by_code(part.rejects))
+            if rejected := found.total():
                 message = f"{rejected:,} of {total:,} records are invalid; no contact was written (onInvalid=fail)."
-                await imports.fail_check(tx, job, InvalidRecords.code, message, rejected=rejected, total=total)
-        return rejected == 0
+                await imports.fail_check(tx, job, InvalidRecords.code, message, by_code=found, total=total)
+        return not found
 
     return await settle(cargo.database, job, judge)
 
@@ -130,9 +135,12 @@ async def load(cargo: Cargo, plan: Plan) -> int:
     """
     job, update = cargo.job, cargo.options.on_duplicate == "update"
     positions = await _positions(cargo, plan)
-    rejected = await settle(cargo.database, job, lambda tx: ledger.rejected(tx, job.id))
+    _, rejected = await settle(cargo.database, job, lambda tx: ledger.judged(tx, job.id))
     vacant = not any(positions) and await settle(cargo.database, job, lambda tx: contacts.vacant(tx, job.source))
-    lanes = [Lane(cargo.database, job, number, at, update=update, vacant=vacant) for number, at in enumerate(positions)]
+    lanes = [
+        Lane(cargo.database, job, number, at, update=update, vacant=vacant, rejects_max=cargo.rejects_max)
+        for number, at in enumerate(positions)
+    ]
     total, stop = max(positions), None
     try:
         async with (

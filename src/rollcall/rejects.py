@@ -1,18 +1,24 @@
 """Rejects: the Records that did not pass, with the reason and their own bytes.
 
-Written by Lane 0 in the Share's transaction, so that a Reject is there exactly when it is counted.
+Written by Lane 0 in the Share's transaction, so that a Reject is there exactly when it is counted. Of an import only
+the first are stored, as many as whoever writes them lets in; how many there are of each code is in the ledger, and all
+of them are in the stored file.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg.rows import class_row
 
+from rollcall import copying
+from rollcall.copying import Data
 from rollcall.database import Connection
 
 
@@ -27,14 +33,24 @@ class Reject:
     raw: bytes
 
 
-async def add(tx: Connection, job_id: UUID, rejects: pa.Table) -> None:
-    """COPY a Part's Rejects in (columns record, field, code, value, raw)."""
-    async with (
-        tx.cursor() as cursor,
-        cursor.copy("copy rollcall.rejects (import_id, record, field, code, value, raw) from stdin") as copy,
-    ):
-        for row in rejects.to_pylist():
-            await copy.write_row((job_id, row["record"], row["field"], row["code"], row["value"], row["raw"]))
+async def add(tx: Connection, job_id: UUID, found: pa.Table) -> None:
+    """Store Rejects (columns record, field, code, value, raw)."""
+    data = await asyncio.to_thread(_encode, job_id, found)
+    await copying.copy(
+        tx, "copy rollcall.rejects (import_id, record, field, code, value, raw) from stdin (format binary)", data
+    )
+
+
+def _encode(job_id: UUID, found: pa.Table) -> Data:
+    texts = (copying.text(found[column]) for column in ("field", "code", "value", "raw"))
+    return copying.rows(copying.constant(job_id.bytes), copying.int8(found["record"]), *texts)
+
+
+def by_code(found: pa.Table) -> dict[str, int]:
+    """How many of these Rejects there are of each code."""
+    counted: Any = pc.value_counts(found["code"])
+    codes, counts = counted.flatten()
+    return dict(zip(codes.to_pylist(), counts.to_pylist(), strict=True))
 
 
 async def clear(tx: Connection, job_id: UUID) -> None:
@@ -53,23 +69,12 @@ async def page(tx: Connection, job_id: UUID, *, after: int, limit: int) -> list[
         return await cursor.fetchall()
 
 
-async def every(tx: Connection, job_id: UUID, *, size: int = 1000) -> AsyncIterator[list[Reject]]:
-    """All of them, page by page, by key: no transaction stays open while a slow client reads."""
-    after = 0
-    while found := await page(tx, job_id, after=after, limit=size):
-        yield found
-        after = found[-1].record
-
-
-async def by_code(tx: Connection, job_id: UUID) -> dict[str, int]:
-    """How many of each code."""
-    rows = await (
-        await tx.execute(
-            "select code, count(*) from rollcall.rejects where import_id = %s group by code order by 2 desc, 1",
-            (job_id,),
-        )
-    ).fetchall()
-    return dict(rows)
+async def count(tx: Connection, job_id: UUID, until: int) -> int:
+    """How many of its first `until` Records are stored here."""
+    row = await (
+        await tx.execute("select count(*) from rollcall.rejects where import_id = %s and record <= %s", (job_id, until))
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 async def expire(tx: Connection, age: timedelta, *, limit: int) -> int:

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     max_queued_imports: Annotated[int, Field(ge=1)] = Field(
         20, description="Imports of one API key that may be queued at a time."
     )
+    max_stored_rejects: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Rejected records of one import that are kept in the database; counts and files hold all."
+    )
     loaders: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Lanes (connections) that load one import.")
     worker_concurrency: Annotated[int, Field(ge=1, le=100)] = Field(
         10, description="Imports that one worker runs at once; at most one of them over 8 MiB."
@@ -76,7 +79,9 @@ class Settings(BaseSettings):
         500, description="Milliseconds between two looks for work when no notification comes."
     )
     retention: Span = Field(
-        timedelta(days=7), description="How long stored files are kept after their import ended, for a retry."
+        timedelta(days=7),
+        description="How long stored files are kept after their import ended, for a retry and for rejects beyond"
+        " `MAX_STORED_REJECTS`.",
     )
     rejects_retention: Span = Field(
         timedelta(days=90), description="How long rejected records are kept after their import ended; counts stay."

@@ -232,6 +232,7 @@ class Worker:
                 store=self._store,
                 lanes=self._settings.loaders if job.bytes_total > ONE_LANE_BYTES else 1,
                 draining=self._draining,
+                rejects_max=self._settings.max_stored_rejects,
             )
         except Exception as error:  # the database is away for long, or refuses for good to have it ended
             log.error("import.stranded", import_id=str(job.id), attempt=job.attempt, error=type(error).__name__)

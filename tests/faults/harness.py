@@ -141,10 +141,17 @@ class Site:
         assert job is not None
         return job
 
-    async def carry(self, job: Import, *, lanes: int = 2, draining: asyncio.Event | None = None) -> Import:
+    async def carry(
+        self, job: Import, *, lanes: int = 2, draining: asyncio.Event | None = None, rejects_max: int = 100_000
+    ) -> Import:
         """Carry a claimed import in this process; how it stands then."""
         await pipeline.carry(
-            job, database=self.database, store=self.store, lanes=lanes, draining=draining or asyncio.Event()
+            job,
+            database=self.database,
+            store=self.store,
+            lanes=lanes,
+            draining=draining or asyncio.Event(),
+            rejects_max=rejects_max,
         )
         return await self.show(job.id)
 

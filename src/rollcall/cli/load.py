@@ -76,7 +76,7 @@ class Here:
         async with self._service.database.session() as tx:
             job = await imports.show(tx, UUID(job_id))
             assert job is not None
-            return (await import_answers.shown(tx, job)).model_dump(mode="json", by_alias=True)
+            return import_answers.shown(job).model_dump(mode="json", by_alias=True)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         await control.cancel(self._service.database, UUID(job_id))
@@ -178,9 +178,11 @@ async def _follow(service: Client | Here, job_id: str, moved: show.Moved) -> dic
 
 async def _keep(file: Path, rejects: AsyncGenerator[bytes, None]) -> Path:
     """Write the Rejects to a new file in the current directory, or where temporary files go; its path."""
-    path, out = _new_file(f"{file.name}.rejects")
     async with aclosing(rejects) as coming:
+        first = await anext(coming, b"")  # what is refused leaves no file behind
+        path, out = _new_file(f"{file.name}.rejects")
         with out:
+            out.write(first)
             async for block in coming:
                 out.write(block)
     return path

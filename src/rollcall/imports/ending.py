@@ -6,12 +6,13 @@ from typing import LiteralString
 from uuid import UUID
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from rollcall.database import Connection
 from rollcall.imports.entry import Import
 
 COPY_COUNTS: LiteralString = """read = p.read, created = p.created, updated = p.updated, unchanged = p.unchanged,
-       skipped = p.skipped, duplicate = p.duplicate, rejected = p.rejected"""
+       skipped = p.skipped, duplicate = p.duplicate, rejected = p.rejected, by_code = p.by_code"""
 
 
 async def close(tx: Connection, job: Import, total: int) -> bool:
@@ -43,13 +44,16 @@ async def fail(tx: Connection, job: Import, code: str, message: str, *, total: i
     return await cursor.fetchone() is not None
 
 
-async def fail_check(tx: Connection, job: Import, code: str, message: str, *, rejected: int, total: int) -> bool:
+async def fail_check(
+    tx: Connection, job: Import, code: str, message: str, *, by_code: dict[str, int], total: int
+) -> bool:
     """End an import whose check pass found Rejects: they are counted, nothing else was tried."""
+    rejected = sum(by_code.values())
     cursor = await tx.execute(
         """update rollcall.imports set state = 'failed', worker = null, error_code = %s, error_message = %s,
-                  total = %s, read = %s, rejected = %s, finished_at = clock_timestamp()
+                  total = %s, read = %s, rejected = %s, by_code = %s, finished_at = clock_timestamp()
             where id = %s and attempt = %s and state = 'running' returning pg_notify('rollcall', '')""",
-        (code, message, total, rejected, rejected, job.id, job.attempt),
+        (code, message, total, rejected, rejected, Jsonb(by_code), job.id, job.attempt),
     )
     return await cursor.fetchone() is not None
 

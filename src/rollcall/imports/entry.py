@@ -59,6 +59,7 @@ class Import:
     skipped: int
     duplicate: int
     rejected: int
+    by_code: dict[str, int]
     total: int | None
     error_code: str | None
     error_message: str | None
@@ -81,6 +82,7 @@ select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.o
        coalesce(p.updated, i.updated)::bigint as updated, coalesce(p.unchanged, i.unchanged)::bigint as unchanged,
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
        coalesce(p.rejected, i.rejected)::bigint as rejected,
+       coalesce(p.by_code, i.by_code) as by_code,
        i.total, case when w.waits then i.error_code end as error_code,
        case when w.waits then i.error_message end as error_message,
        i.created_by, i.created_at, i.started_at, i.finished_at,

@@ -55,6 +55,11 @@ create table rollcall.segments (
     check ((state = 'durable') = (length is not null and checksums is not null))
 );
 
+-- How many there are of all codes together.
+create function rollcall.total(by_code jsonb) returns bigint language sql immutable as $$
+    select coalesce(sum(n::bigint), 0)::bigint from jsonb_each_text(by_code) as each (code, n)
+$$;
+
 -- Its own queue: claimed, fenced and closed by single statements (see rollcall.imports).
 create table rollcall.imports (
     id            uuid primary key,
@@ -76,6 +81,7 @@ create table rollcall.imports (
     skipped       bigint not null default 0,
     duplicate     bigint not null default 0,
     rejected      bigint not null default 0,
+    by_code       jsonb not null default '{}',
     total         bigint,
     error_code    text,
     error_message text,
@@ -88,7 +94,8 @@ create table rollcall.imports (
     check (state = 'running' or worker is null),
     check (error_code is not null or state <> 'failed'),
     check (error_code is null or state in ('running', 'failed')),  -- running: why it was let go the last time
-    check (state <> 'succeeded' or total = read)
+    check (state <> 'succeeded' or total = read),
+    check (rejected = rollcall.total(by_code))
 );
 create unique index imports_running on rollcall.imports (source) where state = 'running';
 create index imports_open on rollcall.imports (source, seq) where state in ('queued', 'running');
@@ -110,22 +117,29 @@ create table rollcall.import_parts (
     skipped   integer not null default 0,
     duplicate integer not null default 0,
     rejected  integer not null default 0,
+    by_code   jsonb not null default '{}',
     primary key (import_id, lane, first),
     check (last >= first),
-    check (read = created + updated + unchanged + skipped + duplicate + rejected)
+    check (read = created + updated + unchanged + skipped + duplicate + rejected),
+    check (rejected = rollcall.total(by_code))
 );
 
 -- What the ledger says of one import.
 create function rollcall.account(job uuid) returns table (
     read bigint, created bigint, updated bigint, unchanged bigint, skipped bigint, duplicate bigint, rejected bigint,
-    "position" bigint
+    "position" bigint, by_code jsonb
 ) language sql stable as $$
     select coalesce(sum(p.read), 0), coalesce(sum(p.created), 0), coalesce(sum(p.updated), 0),
            coalesce(sum(p.unchanged), 0), coalesce(sum(p.skipped), 0), coalesce(sum(p.duplicate), 0),
-           coalesce(sum(p.rejected), 0), coalesce(max(p.position), 0)
+           coalesce(sum(p.rejected), 0), coalesce(max(p.position), 0),
+           (select coalesce(jsonb_object_agg(c.code, c.n), '{}')
+              from (select each.code, sum(each.n::bigint) as n
+                      from rollcall.import_parts r, jsonb_each_text(r.by_code) as each (code, n)
+                     where r.import_id = job group by each.code) c)
       from rollcall.import_parts p where p.import_id = job
 $$;
 
+-- Of an import the first so many (MAX_STORED_REJECTS); all of them are counted, and stand in the stored file.
 create table rollcall.rejects (
     import_id uuid not null references rollcall.imports on delete cascade,
     record    bigint not null,

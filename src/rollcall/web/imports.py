@@ -15,8 +15,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from rollcall import control, imports, rejects
-from rollcall.database import Connection
+from rollcall import control, imports
 from rollcall.errors import NotFound, TooManyRequests
 from rollcall.imports import FINAL, Import
 from rollcall.keys import Caller
@@ -102,8 +101,7 @@ async def list_imports(
     """Newest first."""
     async with service.database.session() as tx:
         jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit, sources=caller.sources)
-        found = [await shown(tx, job) for job in jobs]
-    return ImportsShown(imports=found, next=jobs[-1].seq if len(jobs) == limit else None)
+    return ImportsShown(imports=[shown(job) for job in jobs], next=jobs[-1].seq if len(jobs) == limit else None)
 
 
 @router.get(
@@ -135,8 +133,7 @@ async def show(
     if if_none_match and _same(job, known):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
-    async with service.database.session() as tx:
-        return await shown(tx, job)
+    return shown(job)
 
 
 @router.post("/imports/{jobId}/cancel", summary="Cancel an import", responses=PROBLEMS)
@@ -144,8 +141,7 @@ async def cancel(service: Serving, caller: Asking, job_id: JobId) -> ImportShown
     """Nothing is committed after the answer; what is committed stays and is counted. A final import stays as it is."""
     if (await _find(service, caller, job_id)).state not in FINAL:
         await control.cancel(service.database, job_id)
-    async with service.database.session() as tx:
-        return await shown(tx, await _find(service, caller, job_id))
+    return shown(await _find(service, caller, job_id))
 
 
 @router.post("/imports/{jobId}/retry", summary="Retry an import", responses=PROBLEMS)
@@ -159,8 +155,7 @@ async def retry(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
             f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
         )
     await control.retry(service.database, job_id)
-    async with service.database.session() as tx:
-        return await shown(tx, await _find(service, caller, job_id))
+    return shown(await _find(service, caller, job_id))
 
 
 async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
@@ -171,7 +166,7 @@ async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
     return job
 
 
-async def shown(tx: Connection, job: Import) -> ImportShown:
+def shown(job: Import) -> ImportShown:
     """The import as it is answered."""
     rate, eta = _pace(job)
     return ImportShown(
@@ -188,7 +183,7 @@ async def shown(tx: Connection, job: Import) -> ImportShown:
         rate=rate,
         eta=eta,
         ahead=job.ahead,
-        rejects_by_code=await rejects.by_code(tx, job.id) if job.rejected else {},
+        rejects_by_code=dict(sorted(job.by_code.items(), key=lambda each: (-each[1], each[0]))),
         error=FaultShown(code=job.error_code, message=job.error_message or "") if job.error_code else None,
         options=job.options,
         plan=job.plan,
