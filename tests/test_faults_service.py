@@ -33,6 +33,7 @@ RECORDS = 3000
 PIECES, PIECE_SECONDS = 20, 0.05
 MEMORY_BYTES = 300 << 20
 FILE_BYTES = (2 << 30) if LONG else (64 << 20)
+REJECTS, API_MORE_BYTES = (1_000_000 if LONG else 200_000), 100 << 20
 CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
@@ -60,6 +61,10 @@ class Api:
     def start(self) -> None:
         command = [sys.executable, "-m", "rollcall", "api"]
         self._process = subprocess.Popen(command, env=self._environment, stdout=self._log, stderr=self._log)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     async def listens(self) -> bool:
         """Whether somebody is there."""
@@ -242,3 +247,29 @@ async def test_a_worker_stays_small(place: Site) -> None:
     sys.stdout.write(f"{FILE_BYTES >> 20} MiB: a worker of at most {most >> 20} MiB\n")
     assert (job.state, job.attempt, job.created) == ("succeeded", 1, FILE_BYTES >> 10)
     assert most < MEMORY_BYTES
+
+
+async def test_rejects_need_little_room(place: Site) -> None:
+    """Of a file of nothing but Rejects few are stored; all of them are counted, and found again for whoever asks."""
+    lines = b"".join(b"Ann Lee,nowhere.%d,+49 30 %d\n" % (number, number) for number in range(REJECTS))
+    job_id = await place.post("crm", b"name,email,phone\n" + lines)
+    with Worker([sys.executable, "-m", "rollcall", "worker"], place.folder, place.url) as worker:
+        job = await place.final(job_id, 60)
+        most = most_memory(worker.pid)
+    count = 0
+    with Api(place) as api:
+        await until(api.listens, 20, "the API listens")
+        idle = most_memory(api.pid)
+        async with (
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{api.port}", trust_env=False, timeout=60) as client,
+            client.stream("GET", f"/imports/{job_id}/rejects", params={"format": "ndjson"}) as answer,
+        ):
+            async for block in answer.aiter_bytes():
+                count += block.count(b"\n")
+        more = most_memory(api.pid) - idle
+
+    sys.stdout.write(f"{REJECTS:,} Rejects: a worker of {most >> 20} MiB, an API of {more >> 20} MiB more\n")
+    assert (job.state, job.by_code, count) == ("succeeded", {"email_invalid": REJECTS}, REJECTS)
+    assert await place.query("select count(*), max(record) from rollcall.rejects") == [(100_000, 100_000)]
+    assert most < MEMORY_BYTES
+    assert more < API_MORE_BYTES

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
+import pyarrow as pa
 import uvicorn
 from fastapi import FastAPI
 
@@ -78,6 +79,7 @@ def server(api: FastAPI, *, host: str = "127.0.0.1", port: int, grace_seconds: i
 def serve(settings: Settings, database_url: str) -> None:
     """Listen until SIGTERM or SIGINT; requests under way are ended in good order. Configures the log."""
     telemetry.configure(settings.log_format)
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps for every thread what others could use
     listening = server(create(settings, database_url=database_url), host=settings.host, port=settings.port)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
         listening.run()

@@ -8,8 +8,11 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from rollcall import storage
-from rollcall.errors import Draining
+from rollcall.errors import Draining, ObjectCorrupt
 from rollcall.records import Part, Plan, parts
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import effort, spend
@@ -41,6 +44,34 @@ async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event)
     finally:
         await asyncio.wait([coming])  # the thread has to leave the stream before it is closed
         coming.exception()
+
+
+async def rejected(
+    store: Store, segments: list[Segment], plan: Plan, *, until: int, turn: asyncio.Semaphore
+) -> AsyncGenerator[pa.Table, None]:
+    """The Rejects among the first `until` Records, as they were found when the file was loaded, Part by Part.
+
+    Nothing is read ahead, and every Part in its `turn`: many takers, slow ones too, need little. Raises Unreadable,
+    StoreDown.
+    """
+    with storage.whole(store, segments) as stream:
+        source, reached = parts(stream, plan), 0
+        while reached < until:
+            async with turn:
+                coming = asyncio.create_task(asyncio.to_thread(_refused, source, until))
+                try:
+                    reached, found = await asyncio.shield(coming)
+                finally:
+                    await asyncio.wait([coming])  # as above
+                    coming.exception()
+            yield found
+
+
+def _refused(source: Iterator[Part], until: int) -> tuple[int, pa.Table]:
+    part = next(source, None)
+    if part is None:
+        raise ObjectCorrupt
+    return part.last, part.rejects.filter(pc.less_equal(part.rejects["record"], pa.scalar(until)))
 
 
 class _Timed:

@@ -7,8 +7,10 @@ import sys
 from contextlib import aclosing, nullcontext
 from pathlib import Path
 
+from rich.text import Text
+
 from rollcall.cli import show
-from rollcall.client import Client
+from rollcall.client import Client, ServiceRefused
 
 
 def status(job_id: str | None, url: str, key: str | None) -> None:
@@ -23,8 +25,11 @@ def status(job_id: str | None, url: str, key: str | None) -> None:
             show.account(job_id, job)
             if job["state"] in ("queued", "running"):
                 show.console().print(show.pace(job))
-            if job["rejectsByCode"]:  # empty, too, when they were deleted after their time
-                show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), job["counts"]["rejected"])
+            if rejected := job["counts"]["rejected"]:
+                try:
+                    show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), rejected)
+                except ServiceRefused as gone:  # deleted after their time
+                    show.console().print(Text(str(gone)))
 
     asyncio.run(ask())
 

@@ -25,7 +25,7 @@ from rollcall.telemetry import Figures
 BODIES_MAX = 32
 """Bodies that one process takes in at the same time."""
 JUDGES = 2
-"""JSON bodies judged at the same time; each may take some hundred MiB."""
+"""JSON bodies judged, and Parts of stored files read again, at the same time; each may take some hundred MiB."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """GET /imports/{jobId}/rejects: the Records that were not imported, each with its reason.
 
-As pages of JSON; or all of them, as a CSV file that can be mended and sent again (the file's own columns, then record,
-code and message), or as NDJSON, exact. Files are read and sent page by page, and no connection is held meanwhile.
+As pages of JSON, as far as they are stored; or all of them, as a CSV file that can be mended and sent again (the file's
+own columns, then record, code and message), or as NDJSON, exact. When not all are stored, a file of them is made from
+the stored bytes, read again by the import's Plan. Such a file holds as many as were counted, or breaks off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -18,11 +20,11 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
-from rollcall import imports, rejects
-from rollcall.errors import NotFound
-from rollcall.imports import FINAL
+from rollcall import imports, ledger, reading, rejects, uploads
+from rollcall.errors import NotFound, ObjectMissing, Unavailable
 from rollcall.records import Plan, cells, message
 from rollcall.rejects import Reject
+from rollcall.storage import Segment
 from rollcall.web import Asking, Service, Serving
 from rollcall.web.answers import PROBLEMS, Answer
 from rollcall.web.imports import JobId
@@ -46,8 +48,14 @@ class RejectShown(Answer):
 
 
 class RejectsShown(Answer):
+    """`total`: how many were rejected so far. `stored`: how many of them these pages hold, the first ones; the others
+    are in the files (`format`) only.
+    """
+
     rejects: list[RejectShown]
     next: int | None
+    total: int
+    stored: int
 
 
 @router.get(
@@ -69,36 +77,86 @@ async def show(
         job = await imports.show(tx, job_id, caller.sources)
         if job is None:
             raise NotFound("There is no import with this jobId.")
-        if job.rejected and job.state in FINAL and not await rejects.page(tx, job_id, after=0, limit=1):
+        until, total = await ledger.judged(tx, job_id)
+        if not until:  # what a check pass has found is in no ledger
+            until, total = job.total or 0, job.rejected
+        stored = await rejects.count(tx, job_id, until)
+        segments = await uploads.segments(tx, job.upload_id) if stored < total and format != "json" else []
+        if not stored and total and not segments:
             raise NotFound("The rejected records were deleted after their time (REJECTS_RETENTION); the counts stay.")
         if format == "json":
             found = await rejects.page(tx, job_id, after=after, limit=limit)
             return RejectsShown(
                 rejects=[RejectShown(**_exact(reject)) for reject in found],
                 next=found[-1].record if len(found) == limit else None,
+                total=total,
+                stored=stored,
             )
-    if format == "ndjson":
-        return _file(service, job_id, "ndjson", "application/x-ndjson", b"", _ndjson)
     plan = Plan.from_json(job.plan) if job.plan else None
-    columns = [*(plan.header if plan else ()), "record", "code", "message"]
-    return _file(service, job_id, "csv", "text/csv; charset=utf-8", _csv([columns]), lambda page: _table(page, plan))
+    if stored == total:
+        pages = _stored(service, job_id, total)
+    elif segments and plan:
+        pages = _found_again(service, segments, plan, until)
+    else:
+        raise ObjectMissing(
+            f"Of the {total:,} rejected records {stored:,} are stored (MAX_STORED_REJECTS), and the file that holds the"
+            " others was deleted after its time (RETENTION). Take the stored ones with format=json, or send the file"
+            " again."
+        )
+    return await _file(job_id, format, plan, _counted(pages, total))
 
 
-def _file(
-    service: Service, job_id: UUID, suffix: str, media_type: str, head: bytes, write: Callable[[list[Reject]], bytes]
+async def _stored(service: Service, job_id: UUID, count: int) -> AsyncGenerator[list[Reject], None]:
+    """The first `count`; no connection is held while they are sent."""
+    after = 0
+    while count:
+        async with service.database.session() as tx:
+            page = await rejects.page(tx, job_id, after=after, limit=min(PAGE, count))
+        if not page:
+            return
+        yield page
+        after, count = page[-1].record, count - len(page)
+
+
+async def _found_again(
+    service: Service, segments: list[Segment], plan: Plan, until: int
+) -> AsyncGenerator[list[Reject], None]:
+    finding = reading.rejected(service.store, segments, plan, until=until, turn=service.judges)
+    async with aclosing(finding) as coming:
+        async for found in coming:
+            for at in range(0, found.num_rows, PAGE):
+                yield [Reject(**row) for row in found.slice(at, PAGE).to_pylist()]
+
+
+async def _counted(pages: AsyncGenerator[list[Reject], None], total: int) -> AsyncGenerator[list[Reject], None]:
+    """Raises Unavailable at their end when they are not as many as they should be: rather no file than a short one."""
+    async with aclosing(pages) as coming:
+        async for page in coming:
+            yield page
+            total -= len(page)
+    if total:
+        raise Unavailable("The rejected records changed while they were sent. Fetch them again.")
+
+
+async def _file(
+    job_id: UUID, suffix: Literal["csv", "ndjson"], plan: Plan | None, pages: AsyncGenerator[list[Reject], None]
 ) -> Response:
+    """What cannot be read is refused before the file begins; later, the file breaks off."""
+    first: list[Reject] = await anext(pages, [])
+    columns = [*(plan.header if plan else ()), "record", "code", "message"]
+
+    def written(page: list[Reject]) -> bytes:
+        return _ndjson(page) if suffix == "ndjson" else _table(page, plan)
+
     async def body() -> AsyncGenerator[bytes, None]:
-        yield head
-        after = 0
-        while True:
-            async with service.database.session() as tx:
-                page = await rejects.page(tx, job_id, after=after, limit=PAGE)
-            if not page:
-                return
-            yield await asyncio.to_thread(write, page)
-            after = page[-1].record
+        yield _csv([columns]) if suffix == "csv" else b""
+        yield await asyncio.to_thread(written, first)
+        async with aclosing(pages) as coming:
+            async for page in coming:
+                yield await asyncio.to_thread(written, page)
 
     disposition = f'attachment; filename="rejects-{job_id}.{suffix}"'
+    media_type = "text/csv; charset=utf-8" if suffix == "csv" else "application/x-ndjson"
     return StreamingResponse(body(), media_type=media_type, headers={"Content-Disposition": disposition})
 
 
