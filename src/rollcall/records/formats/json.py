@@ -24,7 +24,7 @@ import orjson
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat
 from rollcall.records.formats import objects
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Batch, Offsets, Slice
-from rollcall.records.formats.stretches import SPACE, blank_bom, bound, located, trimmed
+from rollcall.records.formats.stretches import SPACE, blank_bom, bound, escaped_quotes, located, trimmed
 from rollcall.records.plan import Plan
 
 DEPTH_MAX: Final = 1_000
@@ -33,9 +33,8 @@ DEPTH_MAX: Final = 1_000
 PIECE_BYTES: Final = 256 << 10
 """So much is looked at together: what numpy makes of it stays in the processor's cache."""
 
-_MARKS: Final = bytes(byte in b'"{}[],' for byte in range(256))
 _STEPS: Final = np.array([(byte in b"{[") - (byte in b"}]") for byte in range(256)])
-_QUOTE, _COMMA, _OPENING, _CLOSING = b'",[]'
+_QUOTE, _COMMA, _OPENING, _CLOSING, _BRACE, _BRACE_CLOSING = b'",[]{}'
 _KEY = re.compile(rb'[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
 _EXPECTED: Final = 'Send a JSON array of contacts, or an object that holds it as "data".'
 
@@ -122,15 +121,19 @@ def _scan(blocks: Iterable[bytes]) -> Iterator[Slice]:
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[Piece]:
     """Find the marks. Outside strings a backslash counts as an escape, too: such a text is no JSON anyway."""
-    offset, depth, quoted = 0, 0, np.uint8(0)
+    offset, depth, quoted = 0, 0, np.False_
     for data in _small(blocks):
-        plain = data.replace(rb"\\", b"__").replace(rb"\"", b"__") if b"\\" in data else data
-        at = np.flatnonzero(np.frombuffer(plain.translate(_MARKS), np.bool_))
-        kind = np.frombuffer(plain, np.uint8)[at]
+        text = np.frombuffer(data, np.uint8)
+        lower = text | 0x20  # makes a brace of a bracket, and of nothing else
+        marked = (text == _QUOTE) | (text == _COMMA) | (lower == _BRACE) | (lower == _BRACE_CLOSING)
+        if b"\\" in data:
+            marked[escaped_quotes(text)] = False
+        at = np.flatnonzero(marked)
+        kind = text[at]
         quotes = kind == _QUOTE
-        inside = (np.cumsum(quotes, dtype=np.uint8) + quoted) & 1
+        inside = np.bitwise_xor.accumulate(quotes) ^ quoted
         quoted = inside[-1] if len(inside) else quoted
-        outside = ~quotes & (inside == 0)
+        outside = ~(quotes | inside)
         at, kind = at[outside], kind[outside]
         depths = np.cumsum(_STEPS[kind]) + depth
         if len(depths):

@@ -1,7 +1,7 @@
 """Where Records lie: the steps that `json` and `ndjson` do alike, once the commas or newlines between them are found.
 
 A stretch is what lies between two separators; without the whitespace around it, it is a Record, or nothing. Knows no
-JSON but its whitespace.
+JSON but its whitespace and its escapes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Fault, Offsets, Slice
 
@@ -21,6 +22,7 @@ BOM: Final = b"\xef\xbb\xbf"
 KEPT_BYTES: Final = 64 << 10
 """The beginning that is kept of a Record that is too long."""
 
+_QUOTE, _BACKSLASH = b'"\\'
 _IS_SPACE = np.isin(np.arange(256), list(SPACE))
 
 
@@ -54,6 +56,15 @@ def trimmed(data: bytes, ends: Offsets) -> tuple[Offsets, Offsets]:
         starts[index] = ends[index] - len(stretch)
         ends[index] = starts[index] + len(stretch.rstrip(SPACE))
     return starts, ends
+
+
+def escaped_quotes(text: npt.NDArray[np.uint8]) -> Offsets:
+    """Where the quotes stand that a backslash takes for its string, in a text that does not begin within an escape."""
+    backslashes = np.flatnonzero(text[:-1] == _BACKSLASH)
+    firsts = np.flatnonzero(np.diff(backslashes, prepend=-2) != 1)  # of each run: every second one of it escapes
+    turns = np.arange(len(backslashes)) - np.repeat(firsts, np.diff(firsts, append=len(backslashes)))
+    followers = backslashes[turns % 2 == 0] + 1
+    return followers[text[followers] == _QUOTE]
 
 
 def located(data: bytes, starts: Offsets, ends: Offsets) -> Slice:
