@@ -133,7 +133,7 @@ def _pieces(blocks: Iterable[bytes]) -> Iterator[Piece]:
         quotes = kind == _QUOTE
         inside = np.bitwise_xor.accumulate(quotes) ^ quoted
         quoted = inside[-1] if len(inside) else quoted
-        outside = ~(quotes | inside)
+        outside = np.flatnonzero(~(quotes | inside))
         at, kind = at[outside], kind[outside]
         depths = np.cumsum(_STEPS[kind]) + depth
         if len(depths):
