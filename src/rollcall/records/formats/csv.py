@@ -18,11 +18,11 @@ from typing import IO, Final, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from rollcall.records.formats.columns import attributes, joined
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Batch, Fault, Offsets, Slice
 from rollcall.records.plan import Plan
 from rollcall.records.text import BLANKS, QUOTED_BYTES_MAX, Ending, ending, split, strip_bom
@@ -204,37 +204,16 @@ def _closed(
 
 def parse(part: Slice, plan: Plan) -> Batch:
     """The fields of these Records. Further Faults: invalid_utf8, too_many_fields, nul_character."""
-    faults = _not_utf8(part) | part.faults
+    faults = dict.fromkeys(part.not_utf8(), Fault("invalid_utf8")) | part.faults
     columns = dict(zip(plan.header, _columns(part, plan, faults), strict=True))
-    name = _name([columns[column] for column in plan.mapping.name])
+    name = joined([columns[column] for column in plan.mapping.name])
     email = columns[plan.mapping.email]
     others = {key: column for key, column in columns.items() if key not in {plan.mapping.email, *plan.mapping.name}}
     if b"\0" in part.data:
         for key, column in others.items():
             for index in np.flatnonzero(pc.match_substring(column, "\0")).tolist():
                 faults.setdefault(index, Fault("nul_character", key))
-    return Batch(name, email, _attributes(others, len(part)), faults)
-
-
-def _not_utf8(part: Slice) -> dict[int, Fault]:
-    """The Records that are not UTF-8; looked at one by one only where there are any."""
-    if not len(part):
-        return {}
-    text = memoryview(part.data)[part.starts[0] : part.ends[-1]]
-    try:
-        offsets = np.array([0, len(text)], np.int32).tobytes()
-        pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(text)).validate(full=True)
-    except pa.ArrowInvalid:
-        return {index: Fault("invalid_utf8") for index in range(len(part)) if not _is_utf8(part.raw(index))}
-    return {}
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    return Batch(name, email, attributes(others, len(part)), faults)
 
 
 def _columns(part: Slice, plan: Plan, faults: dict[int, Fault]) -> list[pa.StringArray]:
@@ -302,54 +281,6 @@ def _laid_out(part: Slice, rows: dict[int, bytes]) -> bytes | memoryview:
     if len(pieces) == 1 and pieces[0][:1] != b"\xef":
         return pieces[0]
     return b"\n" + b"\n".join(pieces)  # pyarrow passes over the empty line, and would drop a BOM that stands first
-
-
-def _name(columns: list[pa.StringArray]) -> pa.StringArray:
-    """The columns' trimmed values, without blank ones, joined by a space."""
-    values = [pc.utf8_trim(column, BLANKS) for column in columns]
-    if len(values) == 1:
-        return values[0]
-    words = [_unless_blank(value, _concatenated(" ", value)) for value in values]
-    return pc.utf8_ltrim(_concatenated(*words), " ")
-
-
-def _attributes(columns: dict[str, pa.StringArray], length: int) -> pa.StringArray:
-    """A JSON object of the columns' trimmed values for each row, without blank ones."""
-    members = []
-    for key, column in columns.items():
-        value = pc.utf8_trim(column, BLANKS)
-        members.append(_unless_blank(value, _concatenated(f',{orjson.dumps(key).decode()}:"', _escaped(value), '"')))
-    if not members:
-        return pa.array(["{}"] * length, pa.string())
-    opened = pc.binary_replace_slice(_concatenated(*members), 0, 1, "{")  # in place of the first comma, if there is one
-    return _concatenated(opened, "}")
-
-
-def _escaped(value: pa.StringArray) -> pa.StringArray:
-    """The values as JSON has them between quotes."""
-    text = np.frombuffer(memoryview(value.buffers()[2] or b""), np.uint8)
-    signs = {sign: "\\" + sign for sign in ("\\", '"') if (text == ord(sign)).any()}
-    if (text < 32).any():
-        signs |= {chr(code): f"\\u{code:04x}" for code in np.flatnonzero(np.bincount(text)[:32]).tolist()}
-    for sign, escape in signs.items():
-        value = pc.replace_substring(value, sign, escape)
-    return value
-
-
-def _unless_blank(value: pa.StringArray, text: pa.StringArray) -> pa.StringArray:
-    """`text`, but empty where the value is."""
-    chosen: pa.StringArray = pc.if_else(pc.equal(value, _scalar("")), _scalar(""), text)
-    return chosen
-
-
-def _concatenated(*pieces: str | pa.StringArray) -> pa.StringArray:
-    """The pieces of each row, one after the other. None may be null: pyarrow's `skip` drops rows where all are."""
-    columns = [_scalar(piece) if isinstance(piece, str) else piece for piece in (*pieces, "")]
-    return cast(pa.StringArray, pc.binary_join_element_wise(*columns))  # type: ignore[type-var]
-
-
-def _scalar(text: str) -> pa.StringScalar:
-    return pa.scalar(text, pa.string())  # without the type, pyarrow looks for pandas every time
 
 
 def cells(raw: bytes, plan: Plan) -> list[str]:

@@ -58,6 +58,24 @@ class Slice:
         """The Record's own bytes, as they stand in the (decoded) file."""
         return self.data[self.starts[index] : self.ends[index]]
 
+    def not_utf8(self) -> list[int]:
+        """The Records that are not UTF-8; looked at one by one only where there are any."""
+        text = pa.py_buffer(self.data)
+        try:
+            offsets = pa.py_buffer(np.array([0, len(text)], np.int32).data)
+            pa.StringArray.from_buffers(1, offsets, text).validate(full=True)
+        except pa.ArrowInvalid:
+            return [index for index in range(len(self)) if not _is_utf8(self.raw(index))]
+        return []
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
 
 @dataclass(frozen=True)
 class Batch:

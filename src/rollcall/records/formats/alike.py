@@ -1,0 +1,172 @@
+"""Records that are written alike, read all at once: objects of strings, with the same keys in the same order.
+
+A Record is read here only if what stands outside of its values is, byte for byte, that of a Record which orjson has
+read, and if its values are strings for certain. So whoever reads it alone finds the same; `objects` does that with all
+the others. What escapes say is orjson's to tell; where one of them is half a character, a NUL or no escape at all,
+every Record with a backslash is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rollcall.records.formats.columns import signs
+from rollcall.records.formats.reader import Offsets, Slice
+from rollcall.records.formats.stretches import escaped_quotes
+from rollcall.records.plan import Mapping
+
+ALIKE_MIN: Final = 256
+"""Fewer Records are sooner read one by one."""
+
+SHAPES_MAX: Final = 8
+"""So many shapes are tried on one Slice."""
+
+PIECE_BYTES: Final = 256 << 10
+"""So much is looked at together: what numpy makes of it stays in the processor's cache, and is no large block."""
+
+STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+"""A string and its quotes, in what is JSON (dot matches all)."""
+
+_QUOTE, _BACKSLASH, _SPACE = b'"\\ '
+
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int32]  # a Slice has some MiB
+Columns = dict[str, pa.StringArray]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a Record is written: the keys that hold strings; the texts before, between and behind those strings.
+
+    The quotes around a string belong to the texts. A key whose value is null has no string, but stands in a text.
+    """
+
+    keys: tuple[str, ...]
+    texts: tuple[bytes, ...]
+
+
+def groups(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, Columns]]:
+    """The Records of one shape, then those of another: their indices, ascending, and the values of each key.
+
+    Keys that hold null are left out. Records that are in no group, those with a Fault among them, are to be read one by
+    one.
+    """
+    if len(part) < ALIKE_MIN:
+        return
+    marks = _all_marks(part)
+    first = np.searchsorted(marks, part.starts.astype(np.int32))
+    left = np.ones(len(part), np.bool_)
+    left[[*part.faults, *part.not_utf8()]] = False
+    for _ in range(SHAPES_MAX):
+        rows = np.flatnonzero(left)
+        if len(rows) < ALIKE_MIN:
+            return
+        left[rows[0]] = False
+        shape = _shape(part.raw(rows[0]), mapping)
+        if shape is None:
+            continue
+        rows, strings = _matching(part, rows, marks, first, shape)
+        if len(rows) < ALIKE_MIN:
+            continue
+        try:
+            columns = {key: _values(part.data, *string) for key, string in zip(shape.keys, strings, strict=True)}
+        except ValueError:
+            left &= ~_with_escapes(part)
+            continue
+        left[rows] = False
+        yield rows, columns
+
+
+def _all_marks(part: Slice) -> Places:
+    """The marks of these Records, looked for in pieces of them: no piece begins within a string or an escape."""
+    step = 1 + len(part) * PIECE_BYTES // len(part.data)
+    cuts = [0, *part.starts[step::step].tolist(), len(part.data)]
+    return np.concatenate([(_marks(part.data[begin:end]) + begin).astype(np.int32) for begin, end in pairwise(cuts)])
+
+
+def _marks(data: bytes) -> Offsets:
+    """Where the quotes around strings stand, and the signs that JSON forbids in strings."""
+    text = np.frombuffer(data, np.uint8)
+    marked = (text == _QUOTE) | (text < _SPACE)
+    if b"\\" in data:
+        marked[escaped_quotes(text)] = False
+    return np.flatnonzero(marked)
+
+
+def _with_escapes(part: Slice) -> Flags:
+    """Which Records hold a backslash."""
+    backslashes = np.flatnonzero(np.frombuffer(part.data, np.uint8) == _BACKSLASH)
+    return np.searchsorted(backslashes, part.starts) < np.searchsorted(backslashes, part.ends)
+
+
+def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
+    """The Record's shape; None if it holds other values, a key twice, or what is a Fault."""
+    try:
+        record = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if type(record) is not dict or not {str, type(None)}.issuperset(map(type, record.values())):
+        return None
+    alone = [mapping.email, *(mapping.name if len(mapping.name) == 1 else ())]
+    if any("\0" in key for key in record) or any(record.get(key, "") is None for key in alone):
+        return None
+    strings = [found.span() for found in re.finditer(STRING, raw, re.DOTALL)]
+    keys = tuple(key for key, value in record.items() if value is not None)
+    if not keys or len(strings) != len(record) + len(keys):
+        return None
+    places = iter(strings)
+    bounds = [0]
+    for value in record.values():
+        next(places)
+        if value is not None:
+            begin, end = next(places)
+            bounds += [begin + 1, end - 1]
+    bounds.append(len(raw))
+    return Shape(keys, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True)))
+
+
+def _matching(
+    part: Slice, rows: Offsets, marks: Places, first: Offsets, shape: Shape
+) -> tuple[Offsets, list[tuple[Offsets, Offsets]]]:
+    """Those of the Records that have this shape, and of each string in it, where it begins and ends in each of them.
+
+    `first`: the first mark of each Record. Each text but the last ends with a mark, the next one begins with the mark
+    that follows. So if all texts are the shape's, there is no mark in a string.
+    """
+    until = np.cumsum([len(_marks(text)) for text in shape.texts])
+    rows = rows[first[rows] + until[-1] <= len(marks)]
+    begins = [part.starts[rows], *(marks[first[rows] + count] for count in until[:-1])]
+    ends = [*(marks[first[rows] + count - 1] + 1 for count in until[:-1]), part.ends[rows]]
+    same = np.ones(len(rows), np.bool_)
+    for text, begin, end in zip(shape.texts, begins, ends, strict=True):
+        same &= end - begin == len(text)
+    for text, begin in zip(shape.texts, begins, strict=True):
+        texts = np.ndarray(len(part.data) - len(text) + 1, f"S{len(text)}", part.data, strides=1)
+        same[same] = texts[begin[same]] == text
+    return rows[same], [(begin[same], end[same]) for begin, end in zip(ends[:-1], begins[1:], strict=True)]
+
+
+def _values(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
+    """What these stretches say as JSON strings. Raises ValueError if one is none, or may hold a NUL."""
+    bounds = np.empty(2 * len(begins), np.int32)
+    bounds[::2], bounds[1::2] = begins, ends
+    pieces = pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds.data), pa.py_buffer(data))
+    values = pieces.take(np.arange(0, len(bounds), 2))  # between two of them lies a piece, too
+    if not (signs(values) == _BACKSLASH).any():
+        return values
+    escaping = pc.match_substring(values, "\\")
+    written = '["' + '","'.join(cast(list[str], values.filter(escaping).to_pylist())) + '"]'
+    if "\\u0000" in written:
+        raise ValueError("There may be a NUL among these strings.")
+    decoded = pa.array(orjson.loads(written), pa.string())
+    return cast(pa.StringArray, pc.replace_with_mask(values, escaping, decoded))

@@ -1,0 +1,74 @@
+"""Columns of text become the fields of contacts: a name of several, attributes as JSON; what is blank falls away.
+
+Columns are arrays of strings, valid UTF-8 without nulls, one value a Record. Knows no format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rollcall.records.text import BLANKS
+
+_ESCAPES: Final = {code: orjson.dumps(chr(code)).decode()[1:-1] for code in (*b'\\"', *range(32))}
+"""What JSON writes for a sign; the backslash first, because it stands in what is written for the others."""
+
+
+def joined(columns: Sequence[pa.StringArray]) -> pa.StringArray:
+    """The columns' trimmed values, without blank ones, joined by a space."""
+    values = [pc.utf8_trim(column, BLANKS) for column in columns]
+    if len(values) == 1:
+        return values[0]
+    words = [_unless_blank(value, _concatenated(" ", value)) for value in values]
+    return pc.utf8_ltrim(_concatenated(*words), " ")
+
+
+def attributes(columns: Mapping[str, pa.StringArray], length: int) -> pa.StringArray:
+    """A JSON object of the columns' trimmed values for each row, without blank ones."""
+    pieces: list[str | pa.StringArray] = []
+    for key, column in columns.items():
+        value = pc.utf8_trim(column, BLANKS)
+        member = f',{orjson.dumps(key).decode()}:"', _escaped(value), '"'
+        blank = pc.equal(value, _scalar("")).true_count
+        pieces += [_unless_blank(value, _concatenated(*member))] if blank else member
+    if not pieces:
+        return pa.array(["{}"] * length, pa.string())
+    opened = pc.binary_replace_slice(_concatenated(*pieces), 0, 1, "{")  # in place of the first comma, if there is one
+    return _concatenated(opened, "}")
+
+
+def signs(column: pa.StringArray) -> npt.NDArray[np.uint8]:
+    """The bytes of all values, one after the other."""
+    return np.frombuffer(memoryview(column.buffers()[2] or b""), np.uint8)
+
+
+def _escaped(value: pa.StringArray) -> pa.StringArray:
+    """The values as JSON has them between quotes."""
+    text = signs(value)
+    found = set(text[(text < 32) | (text == ord('"')) | (text == ord("\\"))].tolist())
+    for code, escape in _ESCAPES.items():
+        if code in found:
+            value = pc.replace_substring(value, chr(code), escape)
+    return value
+
+
+def _unless_blank(value: pa.StringArray, text: pa.StringArray) -> pa.StringArray:
+    """`text`, but empty where the value is."""
+    chosen: pa.StringArray = pc.if_else(pc.equal(value, _scalar("")), _scalar(""), text)
+    return chosen
+
+
+def _concatenated(*pieces: str | pa.StringArray) -> pa.StringArray:
+    """The pieces of each row, one after the other. None may be null: pyarrow's `skip` drops rows where all are."""
+    columns = [_scalar(piece) if isinstance(piece, str) else piece for piece in (*pieces, "")]
+    return cast(pa.StringArray, pc.binary_join_element_wise(*columns))  # type: ignore[type-var]
+
+
+def _scalar(text: str) -> pa.StringScalar:
+    return pa.scalar(text, pa.string())  # without the type, pyarrow looks for pandas every time
