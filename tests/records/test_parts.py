@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -135,6 +136,26 @@ def test_a_part_ends_with_the_record_that_reaches_its_bytes() -> None:
     found = every(b"name,email\n" + line * 100)
 
     assert [part.last for part in found] == [42, 84, 100]  # 42 * 100,010 bytes is the first sum over 4 MiB
+
+
+@pytest.mark.parametrize(
+    ("before", "record", "after"),
+    [
+        (b"name,email\n", b"Ann,ann@x.org" + b"\n" * (1 << 19), b""),
+        (b"", b'{"name":"Ann","email":"ann@x.org"}\n' + b" " * (1 << 19), b""),
+        (b"[", b'{"name":"Ann","email":"ann@x.org"},' + b" " * (1 << 17), b'{"name":"Ann","email":"ann@x.org"}]'),
+    ],
+)
+def test_blanks_between_records_take_no_memory(before: bytes, record: bytes, after: bytes) -> None:
+    data = before + record * ((64 << 20) // len(record)) + after
+    plan = inspect(io.BytesIO(data))
+    tracemalloc.start()
+    try:
+        (part,) = every(data, plan)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert part.contacts.num_rows == part.last == (64 << 20) // len(record) + bool(after)
 
 
 def test_the_raw_record_is_bounded() -> None:

@@ -25,6 +25,9 @@ PART_RECORDS = 25_000
 PART_BYTES = 4 << 20
 """A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded)."""
 
+SPARSE = 8
+"""Records are packed if they take less than one byte in so many."""
+
 RAW_BYTES_MAX = 64 << 10
 """How much of a rejected Record's own bytes is kept."""
 
@@ -95,15 +98,17 @@ def cut(slices: Iterable[Slice], records: int = PART_RECORDS, size: int = PART_B
 
 
 def _between(piece: Slice, begin: int, end: int) -> Slice:
-    """Some of its Records, with no more bytes than theirs."""
+    """Some of its Records, and what stands between them unless that is by far the most: blanks must take no memory."""
     from_, to = int(piece.starts[begin]), int(piece.ends[end - 1])
-    return Slice(
+    starts, ends = piece.starts[begin:end] - from_, piece.ends[begin:end] - from_
+    some = Slice(
         piece.data[from_:to],
-        piece.starts[begin:end] - from_,
-        piece.ends[begin:end] - from_,
+        starts,
+        ends,
         {index - begin: fault for index, fault in piece.faults.items() if begin <= index < end},
         None if piece.lines is None else piece.lines[begin:end],
     )
+    return some if len(some.data) <= SPARSE * int((ends - starts).sum()) else some.packed()
 
 
 def _joined(pieces: list[Slice]) -> Slice:

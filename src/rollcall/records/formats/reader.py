@@ -13,7 +13,7 @@ A format must not hold more than a few blocks in memory, must not raise for one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +57,12 @@ class Slice:
     def raw(self, index: int) -> bytes:
         """The Record's own bytes, as they stand in the (decoded) file."""
         return self.data[self.starts[index] : self.ends[index]]
+
+    def packed(self) -> Slice:
+        """The same Records, without the bytes between them."""
+        raws = [self.raw(index) for index in range(len(self))]
+        bounds = np.cumsum([0, *map(len, raws)], dtype=np.int64)
+        return replace(self, data=b"".join(raws), starts=bounds[:-1], ends=bounds[1:])
 
     def not_utf8(self) -> list[int]:
         """The Records that are not UTF-8; looked at one by one only where there are any."""

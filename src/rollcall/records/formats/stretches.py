@@ -64,7 +64,8 @@ def escaped_quotes(text: npt.NDArray[np.uint8]) -> Offsets:
     firsts = np.flatnonzero(np.diff(backslashes, prepend=-2) != 1)  # of each run: every second one of it escapes
     turns = np.arange(len(backslashes)) - np.repeat(firsts, np.diff(firsts, append=len(backslashes)))
     followers = backslashes[turns % 2 == 0] + 1
-    return followers[text[followers] == _QUOTE]
+    quotes: Offsets = followers[text[followers] == _QUOTE]
+    return quotes
 
 
 def located(data: bytes, starts: Offsets, ends: Offsets) -> Slice:
@@ -74,10 +75,7 @@ def located(data: bytes, starts: Offsets, ends: Offsets) -> Slice:
         return Slice(data, starts, ends)
     ends = ends.copy()
     ends[too_long] = starts[too_long] + KEPT_BYTES
-    raws = [data[start:end] for start, end in zip(starts, ends, strict=True)]
-    ends = np.cumsum([len(raw) for raw in raws], dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-    return Slice(b"".join(raws), starts, ends, {int(index): Fault("record_too_long") for index in too_long})
+    return Slice(data, starts, ends, {int(index): Fault("record_too_long") for index in too_long}).packed()
 
 
 def bound(held: bytearray) -> None:
