@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, asynccontextmanager
-from typing import BinaryIO, cast
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,9 @@ from rollcall.errors import Draining, ObjectCorrupt
 from rollcall.records import Part, Plan, parts
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import effort, spend
+
+AGAIN_RECORDS = 5_000
+"""Records of a Part for those who only want its Rejects: a third of the memory, and little more time."""
 
 
 @asynccontextmanager
@@ -42,8 +45,7 @@ async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event)
             if draining.is_set():
                 raise Draining
     finally:
-        await asyncio.wait([coming])  # the thread has to leave the stream before it is closed
-        coming.exception()
+        await _left(coming)
 
 
 async def rejected(
@@ -51,20 +53,28 @@ async def rejected(
 ) -> AsyncGenerator[pa.Table, None]:
     """The Rejects among the first `until` Records, as they were found when the file was loaded, Part by Part.
 
-    Nothing is read ahead, and every Part in its `turn`: many takers, slow ones too, need little. Raises Unreadable,
-    StoreDown.
+    Nothing is read ahead, Parts are small, and each is read in its `turn`: many takers, slow ones too, need little
+    memory. Raises Unreadable, StoreDown.
     """
     with storage.whole(store, segments) as stream:
-        source, reached = parts(stream, plan), 0
+        source, reached = parts(stream, plan, part_records=AGAIN_RECORDS), 0
         while reached < until:
             async with turn:
                 coming = asyncio.create_task(asyncio.to_thread(_refused, source, until))
                 try:
                     reached, found = await asyncio.shield(coming)
                 finally:
-                    await asyncio.wait([coming])  # as above
-                    coming.exception()
+                    await _left(coming)
             yield found
+
+
+async def _left(thread: asyncio.Task[Any]) -> None:
+    """A thread has to leave the stream before it is closed, whatever becomes of who waits for it."""
+    while not thread.done():
+        with suppress(asyncio.CancelledError):  # servers cancel again and again
+            await asyncio.wait([thread])
+    if not thread.cancelled():
+        thread.exception()
 
 
 def _refused(source: Iterator[Part], until: int) -> tuple[int, pa.Table]:
