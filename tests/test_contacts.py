@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pyarrow as pa
 import pytest
 
@@ -14,6 +15,14 @@ from rollcall.contacts import Ids, Outcome
 from rollcall.database import Connection, connect
 
 Row = tuple[str, str, str]
+QUICKER = """
+create function be_quicker() returns trigger language plpgsql as $$ begin
+    insert into public.contacts (id, name, email, source, imported_at)
+    values (gen_random_uuid(), 'Theirs', 'a@x.org', 'crm', now());
+    return null; end $$;
+create trigger quicker before insert on public.contacts for each statement when (pg_trigger_depth() = 0)
+    execute function be_quicker();
+"""
 
 
 @pytest.fixture
@@ -30,11 +39,16 @@ def folded(*rows: Row) -> pa.Table:
 
 
 async def merge(
-    tx: Connection, *rows: Row, source: str = "crm", job: UUID | None = None, update: bool = True
+    tx: Connection,
+    *rows: Row,
+    source: str = "crm",
+    job: UUID | None = None,
+    update: bool = True,
+    alone: bool = True,
 ) -> Outcome:
-    data = contacts.encode(folded(*rows), Ids(0), source=source, import_id=job or uuid4())
+    encoded = contacts.encode(folded(*rows), Ids(0), source=source, import_id=job or uuid4())
     async with tx.transaction():
-        return await contacts.merge(tx, data, len(rows), update=update)
+        return await contacts.merge(tx, encoded, update=update, alone=alone)
 
 
 async def stored(tx: Connection) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -72,16 +86,37 @@ async def test_skip_leaves_what_is_there(tx: Connection) -> None:
     assert await stored(tx) == {"a@x.org": ("Ann", {}), "b@x.org": ("Bob", {})}
 
 
+async def test_new_and_found_in_one_share(tx: Connection) -> None:
+    await merge(tx, ("b@x.org", "Bob", "{}"), ("d@x.org", "Dan", "{}"))
+    for alone, names in ((True, "ac"), (False, "eg")):
+        rows = [(f"{name}@x.org", "New", "{}") for name in names] + [
+            ("b@x.org", f"{alone}", "{}"),
+            ("d@x.org", "Dan", "{}"),
+        ]
+        assert await merge(tx, *sorted(rows), alone=alone) == Outcome(2, 1, 1, 0, 0)
+        assert await merge(tx, *sorted(rows), alone=alone, update=False) == Outcome(0, 0, 0, 4, 0)
+    assert set(await stored(tx)) == {f"{name}@x.org" for name in "abcdeg"}
+
+
+async def test_a_contact_that_comes_just_before(tx: Connection) -> None:
+    """Somebody else is quicker with a contact that was missing a moment ago."""
+    await tx.execute(QUICKER)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await merge(tx, ("a@x.org", "Ann", "{}"), alone=True)
+    with pytest.raises(contacts.Contended):
+        await merge(tx, ("a@x.org", "Ann", "{}"), ("b@x.org", "Bob", "{}"), alone=False)
+    assert await stored(tx) == {}
+
+
 async def test_sources_do_not_meet(tx: Connection) -> None:
     await merge(tx, ("a@x.org", "Ann", "{}"), source="one")
     assert (await merge(tx, ("a@x.org", "Anna", "{}"), source="two")).created == 1
 
 
 async def test_nothing_at_all(tx: Connection) -> None:
-    rows = folded(("a@x.org", "Ann", "{}")).slice(0, 0)
-    data = contacts.encode(rows, Ids(0), source="crm", import_id=uuid4())
+    rows = contacts.encode(folded(("a@x.org", "Ann", "{}")).slice(0, 0), Ids(0), source="crm", import_id=uuid4())
     async with tx.transaction():
-        assert await contacts.merge(tx, data, 0, update=True) == Outcome(0, 0, 0, 0, 0)
+        assert await contacts.merge(tx, rows, update=True, alone=True) == Outcome(0, 0, 0, 0, 0)
 
 
 async def test_unchanged_writes_nothing(tx: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Which way Records go into contacts: new keys of an empty Source straight; others are merged, by the index."""
+"""Which way Records go into contacts: keys of an empty Source straight, others when the index does not know them."""
 
 from __future__ import annotations
 
@@ -45,15 +45,18 @@ async def ways(place: Site) -> set[str]:
     return {way for (way,) in await place.query("delete from ways returning statement")}
 
 
-async def test_new_keys_go_straight_in_and_repeated_ones_are_merged(place: Site) -> None:
+async def test_what_is_new_is_copied_and_what_is_there_is_let_be(place: Site) -> None:
     first = await place.load("crm", lines(*range(300)))
     assert (first.counts, await ways(place)) == (Counts(read=300, created=300), {"copy"})
 
     again = await place.load("crm", lines(*range(300)))
-    assert (again.counts, await ways(place)) == (Counts(read=300, unchanged=300), {"with"})
+    assert (again.counts, await ways(place)) == (Counts(read=300, unchanged=300), set())
+
+    more = await place.load("crm", lines(*range(200, 400)))
+    assert (more.counts, await ways(place)) == (Counts(read=200, created=100, unchanged=100), {"copy"})
 
     other = await place.load("shop", lines(*range(200), *range(50), 200))
-    assert (other.counts, await ways(place)) == (Counts(read=251, created=201, duplicate=50), {"copy", "with"})
+    assert (other.counts, await ways(place)) == (Counts(read=251, created=201, duplicate=50), {"copy"})
 
 
 async def test_somebody_else_writes_contacts_meanwhile(place: Site, database_url: str) -> None:
@@ -66,6 +69,15 @@ async def test_somebody_else_writes_contacts_meanwhile(place: Site, database_url
     assert await place.query("select count(*), count(*) filter (where name = 'Theirs') from public.contacts") == [
         (500, 0)
     ]
+
+
+async def test_another_key_of_theirs_that_a_contact_breaks(place: Site, database_url: str) -> None:
+    """It is not somebody else who was quicker, however often one looks."""
+    await asyncio.to_thread(_run, database_url, "create unique index on public.contacts (source, name)")
+
+    job = await place.load("crm", b"name,email\nAnn,a@x.org\nAnn,c@x.org\n")
+
+    assert (job.state, job.error_code, job.read) == ("failed", "IMPORT_FAILED", 0)
 
 
 async def test_a_merge_reads_only_the_contacts_it_meets(place: Site, database_url: str) -> None:

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 Column = Any  # a binary or string array; Arrow's stubs lose the type in most kernels
 Field = list[bytes | Column]
-Data = list[bytes | memoryview]
+HEAD, TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 
-def rows(*fields: Field) -> Data:
-    """The data of a COPY whose columns are these fields; at least one of them has an array."""
+def rows(*fields: Field) -> Column:
+    """Each row as its bytes in a COPY whose columns are these fields; at least one of them has an array."""
     pieces: Field = [len(fields).to_bytes(2, "big")]
     for piece in chain.from_iterable(fields):
         if isinstance(piece, bytes) and isinstance(pieces[-1], bytes):
@@ -29,9 +29,7 @@ def rows(*fields: Field) -> Data:
             pieces.append(piece)
     scalars = (pa.scalar(each, pa.binary()) if isinstance(each, bytes) else each for each in (*pieces, b""))
     joined: Column = pc.binary_join_element_wise(*scalars)
-    offsets = np.frombuffer(joined.buffers()[1], np.int32)[joined.offset : joined.offset + len(joined) + 1]
-    body = memoryview(joined.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])]
-    return [b"PGCOPY\n\xff\r\n\0" + bytes(8), body, b"\xff\xff"]
+    return joined
 
 
 def constant(data: bytes) -> Field:
@@ -63,10 +61,12 @@ def jsonb(column: Column) -> Field:
     return [_lengths(values, more=1), b"\x01", values]
 
 
-async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, data: Data) -> None:
+async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, encoded: Column) -> None:
     """Bring rows in by `copy … from stdin (format binary)`."""
+    offsets = np.frombuffer(encoded.buffers()[1], np.int32)[encoded.offset :][: len(encoded) + 1]
+    body = memoryview(encoded.buffers()[2] or b"")[offsets[0] : offsets[-1]]
     async with tx.cursor() as cursor, cursor.copy(statement) as copying:
-        for piece in data:
+        for piece in (HEAD, body, TAIL):
             await copying.write(piece)
 
 

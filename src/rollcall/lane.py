@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects
+from rollcall.contacts import Rows
 from rollcall.database import Connection, Database, asynchronous_commit, down, end_sessions, meaning
 from rollcall.errors import Fenced
 from rollcall.imports import Import
@@ -75,18 +76,10 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Contacts as `contacts.encode` makes them."""
-
-    data: list[bytes | memoryview]
-    count: int
-
-
-@dataclass(frozen=True)
 class Load:
     """A Share made ready, one row a key: `new` cannot be among the contacts, `rest` may be."""
 
-    new: Rows
+    new: Rows | None
     rest: Rows
     repeats: int
     rejects: pa.Table | None
@@ -96,8 +89,8 @@ class Lane:
     """Give it Shares through `shares`, None at the end; `run` until then. `position` is the last Record loaded.
 
     `vacant`: there was no contact of this Source when the load began. Then a key that this Lane has not met yet is new,
-    and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds out and
-    merges from there on.
+    and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds out, and
+    from there on it merges as one who is not alone.
     """
 
     def __init__(
@@ -113,7 +106,7 @@ class Lane:
     ) -> None:
         self.shares: asyncio.Queue[Share | None] = asyncio.Queue(1)
         self.position = position
-        self._seen = Seen() if vacant else None
+        self._alone, self._seen = True, Seen() if vacant else None
         self._database, self._job, self._number, self._update = database, job, number, update
         self._rejects_max = rejects_max
         self._ids = contacts.Ids(number)
@@ -144,9 +137,9 @@ class Lane:
             except contacts.Contended as error:
                 await patience.pause(error)
             except psycopg.errors.UniqueViolation:
-                if self._seen is None:
+                if not self._alone:
                     raise
-                self._seen = None
+                self._alone, self._seen = False, None
                 load = await self._fold(share)
             except psycopg.Error as error:
                 await self._recover(error)
@@ -161,14 +154,13 @@ class Lane:
         refused = share.rejects and share.rejects.filter(pc.greater(share.rejects["record"], pa.scalar(self.position)))
         folded, repeats = fold(rows, "last" if self._update else "first")
         if self._seen is None:
-            return Load(Rows([], 0), self._rows(folded), repeats, refused)
+            return Load(None, self._rows(folded), repeats, refused)
         met = self._seen.meet(folded["email"])
         new, rest = folded.filter(pa.array(~met)), folded.filter(pa.array(met))
         return Load(self._rows(new), self._rows(rest), repeats, refused)
 
     def _rows(self, rows: pa.Table) -> Rows:
-        data = contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
-        return Rows(data, rows.num_rows)
+        return contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
 
     async def _commit(self, tx: Connection, share: Share, load: Load) -> None:
         async with tx.transaction():
@@ -183,7 +175,8 @@ class Lane:
     async def _write(self, tx: Connection, share: Share, load: Load) -> bool:
         """All of a Share's statements; False when the ledger has a row for it already."""
         job, first = self._job, self.position + 1
-        new, rest, by_code = load.new.count, load.rest.count, rejects.by_code(load.rejects) if load.rejects else {}
+        new, rest = len(load.new or ()), len(load.rest)
+        by_code = rejects.by_code(load.rejects) if load.rejects else {}
         rejected = sum(by_code.values())
         await asynchronous_commit(tx)
         if not await imports.fence(tx, job):
@@ -192,9 +185,9 @@ class Lane:
             tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
         ):
             return False
-        if new:
-            await contacts.add(tx, load.new.data)
-        done = await contacts.merge(tx, load.rest.data, rest, update=self._update) if rest else NOTHING
+        if load.new:
+            await contacts.add(tx, load.new)
+        done = await contacts.merge(tx, load.rest, update=self._update, alone=self._alone) if load.rest else NOTHING
         if load.rejects:
             await self._store(tx, load.rejects)
         created, duplicate = new + done.created, load.repeats + done.duplicate

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from psycopg.rows import class_row
 
 from rollcall import copying
-from rollcall.copying import Data
+from rollcall.copying import Column
 from rollcall.database import Connection
 
 
@@ -41,7 +41,7 @@ async def add(tx: Connection, job_id: UUID, found: pa.Table) -> None:
     )
 
 
-def _encode(job_id: UUID, found: pa.Table) -> Data:
+def _encode(job_id: UUID, found: pa.Table) -> Column:
     texts = (copying.text(found[column]) for column in ("field", "code", "value", "raw"))
     return copying.rows(copying.constant(job_id.bytes), copying.int8(found["record"]), *texts)
 
