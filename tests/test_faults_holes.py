@@ -41,6 +41,7 @@ def test_a_test_fails_while_it_is_open(hole: Hole, cluster: str, tmp_path: Path)
 
     ran = subprocess.run([*command, str(TESTS / hole.test)], env=environment, capture_output=True, text=True)
 
+    sys.stdout.write(ran.stdout)
     assert ran.returncode == pytest.ExitCode.TESTS_FAILED, ran.stdout
     assert "1 failed" in ran.stdout, ran.stdout
     assert "error" not in ran.stdout.splitlines()[-1], ran.stdout

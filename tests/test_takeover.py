@@ -111,9 +111,14 @@ async def test_nobody_is_judged_by_one_look(
         said.extend(word for word in (LOOK, TAKE) if word in data)
         return "pass"
 
+    async def old() -> bool:
+        return bool((await place.query("select clock_timestamp() - beat > '0.2 s' from rollcall.workers"))[0][0])
+
     between.judge = judge
-    async with held(place, locked=why == "stale") as job, working(place, between.url):
-        await assert_ends(place, job, 2)
+    async with held(place, locked=why == "stale") as job:
+        await until(old, 10, "its beat is old")
+        async with working(place, between.url):
+            await assert_ends(place, job, 2)
     assert said.index(TAKE) >= 2
     assert await place.crashes(job.id) == 1
 
@@ -257,12 +262,13 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
 # Who holds
 
 
+@pytest.mark.parametrize("harm", ["cut", "swallow"])
 async def test_a_worker_without_its_control_connection(
-    place: Site, between: Proxy, aside: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    place: Site, between: Proxy, aside: psycopg.Connection[Any], harm: Harm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection is half open, and dialling is refused twice: the Lanes go on, and another worker waits.
+    """It is gone, or half open; and dialling is refused twice: the Lanes go on, and another worker waits.
 
-    Back again, it has the lock which its old session held, and has beaten, before it looks and claims.
+    Back again, the worker has its lock, even if its old session held it, and has beaten, before it looks and claims.
     """
     monkeypatch.setattr(worker, "GRACE_SECONDS", 3.0)
     there = """select exists (select from pg_locks where classid = %s and objid = %s and granted),
@@ -290,7 +296,7 @@ async def test_a_worker_without_its_control_connection(
             assert row is not None
             if len(controls) == 1 and shares() >= 1:
                 seen.append(row)
-                return "swallow"
+                return harm
             if len(controls) > 1 and not back.is_set():
                 seen.append(row)
                 back.set()

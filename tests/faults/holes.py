@@ -183,7 +183,7 @@ HOLES = (
     hole(
         "7a",
         "the Lanes go on without it",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
             "worker.py",
             "        control, self._control = self._control, None\n",
@@ -194,19 +194,19 @@ HOLES = (
     hole(
         "7b",
         "it is dialled again at once",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         ("worker.py", "REDIAL_SECONDS = 0.25", "REDIAL_SECONDS = 5.0"),
     ),
     hole(
         "7c",
         "the worker's own older session, which still has the lock, is ended",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[swallow]",
         ("worker.py", "await workers.end_older_session(control, self._number)", "pass"),
     ),
     hole(
         "7d",
         "and the worker beats before it looks and claims",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
             "worker.py",
             "            await workers.beat(control, self._number, self._name)\n"
@@ -333,7 +333,7 @@ HOLES = (
     hole(
         "12b",
         "it locks first and sums in its next statement",
-        "test_pipeline.py::test_nothing_is_committed_after_a_cancel_has_returned",
+        "test_pipeline.py::test_cancel_counts_the_share_that_it_waited_for",
         ("imports/ending.py", ' select 1 from rollcall.imports where id = %(id)s for update;"', '"'),
     ),
     hole(
