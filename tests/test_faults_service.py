@@ -27,9 +27,9 @@ from rollcall.options import Options
 from rollcall.receive import receive
 
 LONG = "ROLLCALL_LONG" in os.environ
-SECONDS, RESTART_SECONDS = (120.0, 5.0) if LONG else (10.0, 2.0)
-IMPORTS, SOURCES = (20, 10) if LONG else (6, 3)
-RECORDS = 3000
+SECONDS, RESTART_SECONDS = (120.0, 5.0) if LONG else (5.0, 0.5)
+IMPORTS, SOURCES = (20, 10) if LONG else (4, 2)
+RECORDS = 3000 if LONG else 1500
 PIECES, PIECE_SECONDS = 20, 0.05
 MEMORY_BYTES = 300 << 20
 FILE_BYTES = (2 << 30) if LONG else (64 << 20)
@@ -134,7 +134,7 @@ async def slowly(body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(PIECE_SECONDS)
 
 
-async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[], Worker]) -> None:
+async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[], Worker], done: list[Api]) -> None:
     """Every few seconds one API and one worker, each when the ones before are ready; for ever."""
     for api in cycle(apis):
         await asyncio.sleep(RESTART_SECONDS)
@@ -144,12 +144,14 @@ async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[],
         await api.restart()
         assert await oldest.exited(25) == 0
         await workers[-1].number()
+        done.append(api)
 
 
 async def test_rolling_restart(place: Site) -> None:
     """Two APIs, two workers, and clients that try again: every import ends well, and no answer is a fault."""
     await oracle.instrument(place.url, slow=0.08)
     files = [File(f"source {number % SOURCES}", number // SOURCES, RECORDS) for number in range(IMPORTS)]
+    restarted: list[Api] = []
     with ExitStack() as stack:
 
         def start() -> Worker:
@@ -160,7 +162,7 @@ async def test_rolling_restart(place: Site) -> None:
             await worker.number()
         async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
             client = Client(http, apis)
-            trouble = asyncio.create_task(restarting(apis, workers, start))
+            trouble = asyncio.create_task(restarting(apis, workers, start, restarted))
             try:
                 posted = await asyncio.wait_for(all_of(files, client), 6 * SECONDS + 60)
                 assert not trouble.done(), trouble.exception()
@@ -171,7 +173,9 @@ async def test_rolling_restart(place: Site) -> None:
                 await asyncio.wait([trouble])
         attempts = await place.query("select max(attempt) from rollcall.imports")
 
-    sys.stdout.write(f"{len(posted)} imports, answers {dict(client.answers)}, highest attempt {attempts[0][0]}\n")
+    said = f"{len(posted)} imports, {len(restarted)} restarts, answers {dict(client.answers)}"
+    sys.stdout.write(f"{said}, highest attempt {attempts[0][0]}\n")
+    assert restarted
     assert await oracle.violations(place.url, posted) == []
     assert {(await place.show(job_id)).state for job_id in posted} == {"succeeded"}
     assert {status for status in client.answers if isinstance(status, int)} <= {200, 409, 503}, client.answers

@@ -422,7 +422,7 @@ HOLES = (
         "15",
         "what is given back is still running",
         "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
-        ("imports/holding.py", "set worker = null, error", "set worker = null, state = 'queued', error"),
+        ("imports/holding.py", "set worker = null, error_code", "set state = 'queued', worker = null, error_code"),
     ),
     # Names of sessions.
     hole(
