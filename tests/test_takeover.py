@@ -209,7 +209,7 @@ async def test_looking_takes_no_lock(place: Site) -> None:
 
 
 async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Proxy) -> None:
-    """It waits until the slots are empty, and nothing is begun beside it."""
+    """It waits until the slots are empty; nothing is begun meanwhile, so that they will be, and nothing beside it."""
     small, late = File("shop", 0, 200), File("club", 0, 200)
     held_back: set[str] = set()
     looks = takes = 0
@@ -244,11 +244,12 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
         async with working(place, between.url):  # which begins the small one before it is sure of the other
             await waits_in(first)
             await looked_around()
-            assert takes == 0
+            last = await place.post(late.source, late.csv())
+            await looked_around()
+            assert (takes, (await place.show(last)).state) == (0, "queued")
 
             go_on[str(first)].set()
             await waits_in(job.id)
-            last = await place.post(late.source, late.csv())
             await looked_around()
             assert (await place.show(last)).state == "queued"
 

@@ -297,6 +297,12 @@ HOLES = (
         "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
         ("worker.py", "(crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values()))", "crashes >= 2"),
     ),
+    hole(
+        "9c",
+        "nor while it waits for the slots to be empty",
+        "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
+        ("worker.py", "while not self._clearing and self._room(crashes=0):", "while self._room(crashes=0):"),
+    ),
     # A half-open twin of the same attempt.
     hole(
         "10a",
