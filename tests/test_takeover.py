@@ -339,10 +339,13 @@ async def test_the_lock_is_there_before_the_first_claim(
 async def test_while_a_share_waits_for_its_commit(place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the import's row: the worker beats all the same, and the other Lane commits."""
     monkeypatch.setattr(worker, "BEAT_SECONDS", 0.1)
-    go_on = asyncio.Event()
+    waits, go_on = asyncio.Event(), asyncio.Event()
 
     def judge(link: Link, data: bytes) -> Judgement:
-        return go_on if is_lane(link, 1, 0) and END_SHARE in data else "pass"
+        if is_lane(link, 1, 0) and END_SHARE in data:
+            waits.set()
+            return go_on
+        return waits if is_lane(link, 1, 1) and BEGIN_SHARE in data else "pass"
 
     between.judge = judge
     job_id = await place.post(FILE.source, FILE.csv())
