@@ -186,7 +186,7 @@ async def all_of(files: list[File], client: Client, once: asyncio.Event) -> dict
     began = time.monotonic()
 
     async def of_one_source(number: int) -> dict[UUID, File]:
-        posted = {}
+        posted: dict[UUID, File] = {}
         for index in range(number, IMPORTS, SOURCES):
             await asyncio.sleep(max(0, began + SECONDS * index / IMPORTS - time.monotonic()))
             if posted:
