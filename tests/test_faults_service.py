@@ -27,9 +27,9 @@ from rollcall.options import Options
 from rollcall.receive import receive
 
 LONG = "ROLLCALL_LONG" in os.environ
-SECONDS, RESTART_SECONDS = (120.0, 5.0) if LONG else (10.0, 2.0)
-IMPORTS, SOURCES = (20, 10) if LONG else (6, 3)
-RECORDS = 3000
+SECONDS, RESTART_SECONDS = (120.0, 5.0) if LONG else (5.0, 0.5)
+IMPORTS, SOURCES = (20, 10) if LONG else (4, 2)
+RECORDS = 3000 if LONG else 1500
 PIECES, PIECE_SECONDS = 20, 0.05
 MEMORY_BYTES = 300 << 20
 FILE_BYTES = (2 << 30) if LONG else (64 << 20)
@@ -134,7 +134,7 @@ async def slowly(body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(PIECE_SECONDS)
 
 
-async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[], Worker]) -> None:
+async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[], Worker], done: asyncio.Event) -> None:
     """Every few seconds one API and one worker, each when the ones before are ready; for ever."""
     for api in cycle(apis):
         await asyncio.sleep(RESTART_SECONDS)
@@ -144,12 +144,14 @@ async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[],
         await api.restart()
         assert await oldest.exited(25) == 0
         await workers[-1].number()
+        done.set()
 
 
 async def test_rolling_restart(place: Site) -> None:
     """Two APIs, two workers, and clients that try again: every import ends well, and no answer is a fault."""
     await oracle.instrument(place.url, slow=0.08)
     files = [File(f"source {number % SOURCES}", number // SOURCES, RECORDS) for number in range(IMPORTS)]
+    once = asyncio.Event()
     with ExitStack() as stack:
 
         def start() -> Worker:
@@ -160,9 +162,9 @@ async def test_rolling_restart(place: Site) -> None:
             await worker.number()
         async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
             client = Client(http, apis)
-            trouble = asyncio.create_task(restarting(apis, workers, start))
+            trouble = asyncio.create_task(restarting(apis, workers, start, once))
             try:
-                posted = await asyncio.wait_for(all_of(files, client), 6 * SECONDS + 60)
+                posted = await asyncio.wait_for(all_of(files, client, once), 6 * SECONDS + 60)
                 assert not trouble.done(), trouble.exception()
             except TimeoutError:
                 raise AssertionError(f"not all are loaded; answers were {client.answers}") from None
@@ -178,14 +180,17 @@ async def test_rolling_restart(place: Site) -> None:
     assert attempts[0][0] > 1 or not LONG, "no worker was told to stop while it had work: this test tests nothing"
 
 
-async def all_of(files: list[File], client: Client) -> dict[UUID, File]:
-    """Load them: those of one Source one after the other, and all of them spread over the time."""
+async def all_of(files: list[File], client: Client, once: asyncio.Event) -> dict[UUID, File]:
+    """Load them: those of one Source one after the other, and all of them spread over the time; the first ones before
+    anything has been restarted, and the others after it."""
     began = time.monotonic()
 
     async def of_one_source(number: int) -> dict[UUID, File]:
-        posted = {}
+        posted: dict[UUID, File] = {}
         for index in range(number, IMPORTS, SOURCES):
             await asyncio.sleep(max(0, began + SECONDS * index / IMPORTS - time.monotonic()))
+            if posted:
+                await once.wait()
             posted[await client.load(files[index])] = files[index]
         return posted
 

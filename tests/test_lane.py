@@ -282,7 +282,7 @@ async def test_postgres_takes_acknowledged_shares_back(data_dir: Path, bin_dir: 
             async with site(server.url, tmp_path) as place:
                 work = asyncio.create_task(worker.run(place.settings(), server.url, stop=stop))
                 try:
-                    await _survive(place, server, crashes=5)
+                    await _survive(place, server, crashes=10 if LONG else 2)
                 finally:
                     stop.set()
                     await asyncio.wait_for(work, 30)

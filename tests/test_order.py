@@ -135,10 +135,7 @@ async def test_an_older_import_is_retried_and_claimed_at_this_moment(place: Site
         )
         claiming = asyncio.create_task(claimed(place))
 
-        async def waits() -> bool:
-            return bool(await place.query("select 1 from pg_stat_activity where wait_event = 'transactionid'"))
-
-        await until(waits, 10, "the claim waits for the other one")
+        await until(place.somebody_waits, 10, "the claim waits for the other one")
     assert await claiming is None
     assert (await place.show(second)).state == "queued"
 

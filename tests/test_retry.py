@@ -128,11 +128,7 @@ async def test_what_is_committed_while_it_waits_counts(place: Site) -> None:
             )
             retrying = asyncio.create_task(place.retry(job_id))
 
-            async def waits() -> bool:
-                rows = await place.query("select 1 from pg_stat_activity where wait_event_type = 'Lock'")
-                return bool(rows)
-
-            await until(waits, 10, "the retry waits")
+            await until(place.somebody_waits, 10, "the retry waits")
         await retrying
 
     job = await place.show(job_id)

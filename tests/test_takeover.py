@@ -30,7 +30,7 @@ from rollcall.imports import Import
 FILE = File("crm", 0, 600)
 CLAIM, LOOK, TAKE = b"set state = 'running'", b"from pg_locks", b"crashes = z.crashes"
 BEGIN_SHARE, END_SHARE = b"set local synchronous_commit", b"COMMIT\0"
-CLOSE, RELEASE = b"set state = 'succeeded'", b"set worker = null, error_code = "
+CLOSE, RELEASE = b"set state = 'succeeded'", b"set worker = null, error_code"
 
 
 @pytest.fixture
@@ -111,9 +111,14 @@ async def test_nobody_is_judged_by_one_look(
         said.extend(word for word in (LOOK, TAKE) if word in data)
         return "pass"
 
+    async def old() -> bool:
+        return bool((await place.query("select clock_timestamp() - beat > '0.2 s' from rollcall.workers"))[0][0])
+
     between.judge = judge
-    async with held(place, locked=why == "stale") as job, working(place, between.url):
-        await assert_ends(place, job, 2)
+    async with held(place, locked=why == "stale") as job:
+        await until(old, 10, "its beat is old")
+        async with working(place, between.url):
+            await assert_ends(place, job, 2)
     assert said.index(TAKE) >= 2
     assert await place.crashes(job.id) == 1
 
@@ -204,7 +209,7 @@ async def test_looking_takes_no_lock(place: Site) -> None:
 
 
 async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Proxy) -> None:
-    """It waits until the slots are empty, and nothing is begun beside it."""
+    """It waits until the slots are empty; nothing is begun meanwhile, so that they will be, and nothing beside it."""
     small, late = File("shop", 0, 200), File("club", 0, 200)
     held_back: set[str] = set()
     looks = takes = 0
@@ -239,11 +244,12 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
         async with working(place, between.url):  # which begins the small one before it is sure of the other
             await waits_in(first)
             await looked_around()
-            assert takes == 0
+            last = await place.post(late.source, late.csv())
+            await looked_around()
+            assert (takes, (await place.show(last)).state) == (0, "queued")
 
             go_on[str(first)].set()
             await waits_in(job.id)
-            last = await place.post(late.source, late.csv())
             await looked_around()
             assert (await place.show(last)).state == "queued"
 
@@ -257,12 +263,13 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
 # Who holds
 
 
+@pytest.mark.parametrize("harm", ["cut", "swallow"])
 async def test_a_worker_without_its_control_connection(
-    place: Site, between: Proxy, aside: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    place: Site, between: Proxy, aside: psycopg.Connection[Any], harm: Harm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection is half open, and dialling is refused twice: the Lanes go on, and another worker waits.
+    """It is gone, or half open; and dialling is refused twice: the Lanes go on, and another worker waits.
 
-    Back again, it has the lock which its old session held, and has beaten, before it looks and claims.
+    Back again, the worker has its lock, even if its old session held it, and has beaten, before it looks and claims.
     """
     monkeypatch.setattr(worker, "GRACE_SECONDS", 3.0)
     there = """select exists (select from pg_locks where classid = %s and objid = %s and granted),
@@ -290,7 +297,7 @@ async def test_a_worker_without_its_control_connection(
             assert row is not None
             if len(controls) == 1 and shares() >= 1:
                 seen.append(row)
-                return "swallow"
+                return harm
             if len(controls) > 1 and not back.is_set():
                 seen.append(row)
                 back.set()
@@ -332,10 +339,13 @@ async def test_the_lock_is_there_before_the_first_claim(
 async def test_while_a_share_waits_for_its_commit(place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the import's row: the worker beats all the same, and the other Lane commits."""
     monkeypatch.setattr(worker, "BEAT_SECONDS", 0.1)
-    go_on = asyncio.Event()
+    waits, go_on = asyncio.Event(), asyncio.Event()
 
     def judge(link: Link, data: bytes) -> Judgement:
-        return go_on if is_lane(link, 1, 0) and END_SHARE in data else "pass"
+        if is_lane(link, 1, 0) and END_SHARE in data:
+            waits.set()
+            return go_on
+        return waits if is_lane(link, 1, 1) and BEGIN_SHARE in data else "pass"
 
     between.judge = judge
     job_id = await place.post(FILE.source, FILE.csv())

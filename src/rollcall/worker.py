@@ -88,6 +88,7 @@ class Worker:
         self._number = 0
         self._slots: dict[tuple[str, int], tuple[Import, asyncio.Task[None]]] = {}
         self._seen: dict[tuple[object, ...], float] = {}
+        self._clearing = False
         self._control: Connection | None = None
         self._beaten = 0.0
         self._reported: Figures = {}
@@ -175,7 +176,7 @@ class Worker:
         return control
 
     async def _claim(self, control: Connection) -> None:
-        while self._room(crashes=0):
+        while not self._clearing and self._room(crashes=0):
             large = all(job.bytes_total <= LARGE_BYTES for job, _ in self._slots.values())
             job = await imports.claim(control, self._number, large=large)
             if job is None:
@@ -185,6 +186,7 @@ class Worker:
     async def _take_over(self, control: Connection) -> None:
         mine = [f"{job}:{attempt}" for job, attempt in self._slots]
         now, standing = time.monotonic(), set()
+        self._clearing = False
         for held in await imports.look(control, self._number, mine, STALE_SECONDS):
             if held.free:
                 why, wait = "free", 0.0
@@ -196,8 +198,12 @@ class Worker:
                 continue
             key = (held.id, held.attempt, why, held.beat)
             standing.add(key)
-            if now - self._seen.setdefault(key, now) >= wait and self._room(crashes=held.crashes):
+            if now - self._seen.setdefault(key, now) < wait:
+                continue
+            if self._room(crashes=held.crashes):
                 await self._take(control, held, why)
+            elif held.crashes >= 2:
+                self._clearing = True
         self._seen = {key: since for key, since in self._seen.items() if key in standing}
 
     async def _take(self, control: Connection, held: Held, why: str) -> None:
@@ -214,7 +220,10 @@ class Worker:
             log.error("import.crashed", import_id=str(job.id), crashes=CRASHES_MAX)
 
     def _room(self, *, crashes: int) -> bool:
-        """An import that has brought workers down twice runs alone: its neighbours are not to blame."""
+        """An import that has brought workers down twice runs alone: its neighbours are not to blame.
+
+        It waits until the slots are empty, and nothing is claimed meanwhile: else they may never be.
+        """
         if self._slots and (crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values())):
             return False
         return len(self._slots) < self._settings.worker_concurrency

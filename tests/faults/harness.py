@@ -6,15 +6,17 @@ Whoever waits here waits for a condition, with a deadline. Assumes a migrated da
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,7 +24,7 @@ from uuid import UUID
 import psycopg
 
 from rollcall import control, imports, pipeline
-from rollcall.database import Database, connect
+from rollcall.database import Connection, Database, connect
 from rollcall.imports import Import
 from rollcall.options import Options
 from rollcall.receive import receive
@@ -45,7 +47,7 @@ async def until(condition: Callable[[], Awaitable[T | None]], seconds: float, wh
             if time.monotonic() > end:
                 raise
         assert time.monotonic() < end, f"after {seconds:g} s still not: {what}"
-        await asyncio.sleep(0.025)  # every look is a new connection, which is work for the machine
+        await asyncio.sleep(0.02)
 
 
 @contextmanager
@@ -63,12 +65,13 @@ def part_records(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Site:
-    """A database and a store."""
+    """A database and a store. What it asks itself it asks on a connection of its own, no pool between."""
 
     url: str
     folder: Path
     database: Database
     store: Store
+    _asking: list[Connection] = field(default_factory=list)
 
     async def post(self, source: str, data: bytes, **options: str) -> UUID:
         """Queue an import, as an upload of one Segment does."""
@@ -85,16 +88,32 @@ class Site:
         )
 
     async def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """On a connection of its own, so that no pool hides what became of the database."""
-        async with await connect(self.url, "test") as tx:
+        async def ask(tx: Connection) -> list[tuple[Any, ...]]:
             cursor = await tx.execute(statement.encode(), values)
             return await cursor.fetchall() if cursor.description else []
 
+        return await self._ask(ask)
+
     async def show(self, job_id: UUID) -> Import:
-        async with await connect(self.url, "test") as tx:
-            job = await imports.show(tx, job_id)
+        job = await self._ask(lambda tx: imports.show(tx, job_id))
         assert job is not None
         return job
+
+    async def _ask(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """If the connection was lost since the last time, on a new one."""
+        if self._asking:
+            try:
+                return await work(self._asking[0])
+            except psycopg.OperationalError:
+                if not self._asking[0].closed:
+                    raise
+                await self.hang_up()
+        self._asking.append(await connect(self.url, "test"))
+        return await work(self._asking[0])
+
+    async def hang_up(self) -> None:
+        while self._asking:
+            await self._asking.pop().close()
 
     async def shares(self, job_id: UUID, *, at_least: int = 0, attempt: int = 0) -> int:
         """How many Shares are committed, by this attempt and later ones; 0 while they are fewer than `at_least`."""
@@ -102,6 +121,11 @@ class Site:
             "select count(*) from rollcall.import_parts where import_id = %s and attempt >= %s", job_id, attempt
         )
         return int(rows[0][0]) if rows[0][0] >= at_least else 0
+
+    async def somebody_waits(self) -> bool:
+        """For a lock."""
+        waiting = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        return bool(await self.query(waiting))
 
     async def crashes(self, job_id: UUID) -> int:
         """The most that were ever counted against it; its end forgets them. Needs the oracle's instruments."""
@@ -172,24 +196,80 @@ class Site:
 
         `haste` divides the times after which it judges others to be dead.
         """
-        command = [sys.executable, str(RUNNER), str(records), str(haste), *options]
-        return Worker(command, self.folder, through or self.url)
+        start = functools.partial(Forked, records, haste)
+        return Worker(options, self.folder, through or self.url, start)
 
 
 @asynccontextmanager
 async def site(url: str, folder: Path, *, through: str | None = None) -> AsyncIterator[Site]:
     """A site on a migrated database, its files in the folder. What carries imports connects by `through`, if given."""
     async with Database(through or url) as database:
-        yield Site(url, folder, database, Store(folder / "store"))
+        place = Site(url, folder, database, Store(folder / "store"))
+        try:
+            yield place
+        finally:
+            await place.hang_up()
+
+
+class Forked:
+    """A worker process that runner.py has forked: as much of Popen as there is need of."""
+
+    def __init__(
+        self, records: int, haste: float, options: Sequence[str], environment: dict[str, str], log: str
+    ) -> None:
+        order = {
+            "records": records,
+            "haste": haste,
+            "once": "--once" in options,
+            "environment": environment,
+            "log": log,
+        }
+        runner = _runner()
+        assert runner.stdin is not None
+        assert runner.stdout is not None
+        runner.stdin.write(json.dumps(order) + "\n")
+        runner.stdin.flush()
+        self.pid = int(runner.stdout.readline())
+        self._status = Path(f"{log}.status")
+
+    def poll(self) -> int | None:
+        return int(self._status.read_text()) if self._status.exists() else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> None:
+        while self.poll() is None:
+            time.sleep(0.002)
+
+
+@functools.cache
+def _runner() -> subprocess.Popen[str]:
+    """One for all tests of this process."""
+    runner = subprocess.Popen([sys.executable, str(RUNNER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(runner.communicate)
+    return runner
+
+
+def spawned(command: Sequence[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    """A process of its own."""
+    with Path(log).open("wb") as said:
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
 
 
 class Worker:
     """A worker process and what it logs. Ended with the block at the latest, by kill -9."""
 
-    def __init__(self, command: list[str], folder: Path, url: str) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        url: str,
+        start: Callable[[Sequence[str], dict[str, str], str], subprocess.Popen[bytes] | Forked] = spawned,
+    ) -> None:
         self._log = (folder / f"worker-{time.monotonic_ns()}.log").open("w+b")
         environment = os.environ | {"DATABASE_URL": url, "DATA_DIR": str(folder), "WORKER_POLL_INTERVAL": "50"}
-        self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log)
+        self._process = start(command, environment, self._log.name)
 
     def __enter__(self) -> Worker:
         return self

@@ -1,56 +1,15 @@
-"""The holes that a prototype of the protocol fell into, each with what opens it again and the test that then fails.
+"""The holes that a prototype of the protocol fell into: the rule that closes each, and the test that fails without it.
 
-By the numbers that they were given when they were found; a letter where one has several sides. `opened` makes a copy of
-the code in which one of them is open. tests/test_faults_holes.py sees that this list fits the code and, in its long
-form, that the tests fail:
+By the numbers that they were given when they were found; a letter where one has several sides. What is undone here is
+undone in a copy of the code; tests/test_faults_proof.py sees that this list fits the code and, in its long form, that
+the tests fail:
 
-    ROLLCALL_LONG=1 ./dev test tests/test_faults_holes.py -k 7c
+    ROLLCALL_LONG=1 ./dev test tests/test_faults_proof.py -k 7c
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
-
-SOURCE = Path(__file__).parents[2] / "src"
-
-
-@dataclass(frozen=True)
-class Hole:
-    """`undone`: what the code then lacks. `edits`: file of the package, text that occurs once in it, text instead.
-
-    `test`: path and name as pytest has them, of one test or of all with their parameters.
-    """
-
-    name: str
-    undone: str
-    test: str
-    edits: tuple[tuple[str, str, str], ...]
-
-
-def hole(name: str, undone: str, test: str, *edits: tuple[str, str, str]) -> Hole:
-    return Hole(name, undone, test, edits)
-
-
-def texts(hole: Hole) -> dict[str, str]:
-    """The files that are edited, as they are then."""
-    found: dict[str, str] = {}
-    for name, text, instead in hole.edits:
-        before = found.get(name) or (SOURCE / "rollcall" / name).read_text()
-        assert before.count(text) == 1, f"{hole.name}: this is not once in {name}: {text}"
-        found[name] = before.replace(text, instead)
-    return found
-
-
-def opened(hole: Hole, folder: Path) -> Path:
-    """Make a copy of the sources with this hole; the folder to import it from."""
-    copy = folder / "src"
-    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, text in texts(hole).items():
-        (copy / "rollcall" / name).write_text(text)
-    return copy
-
+from faults.undone import undone
 
 IN_TRANSACTION = (
     "pipeline.py",
@@ -60,39 +19,39 @@ IN_TRANSACTION = (
 )
 HOLES = (
     # Acknowledged Shares vanish with a crash of Postgres.
-    hole(
+    undone(
         "1a",
         "after a lost connection a Lane notices that the ledger has less than it was told",
         "test_lane.py::test_postgres_takes_acknowledged_shares_back",
         ("lane.py", "elif stands != self.position:", "elif stands > self.position:"),
     ),
-    hole(
+    undone(
         "1b",
         "a close that does not add up loads again",
         "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[once]",
         ("pipeline.py", "            raise Rewind\n", "            raise Fenced\n"),
     ),
-    hole(
+    undone(
         "1c",
         "but not for ever",
         "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[again and again]",
         ("pipeline.py", "for _ in range(REWINDS_MAX):", "while True:"),
     ),
     # An idle transaction is ended by an InternalError.
-    hole(
+    undone(
         "2a",
         "25P03 means that the connection is lost",
         "test_lane.py::test_a_share_that_was_idle_for_too_long",
         ("database.py", "(connection.closed or connection.broken)", "False"),
         ("database.py", ' or state == "25P03"', ""),
     ),
-    hole(
+    undone(
         "2b",
         "a dead connection is lost, whatever its last error was",
         "test_database.py::test_on_a_dead_connection_every_error_means_that_it_is_lost",
         ("database.py", "(connection.closed or connection.broken)", "False"),
     ),
-    hole(
+    undone(
         "2c",
         "a connection that cannot be made is tried again",
         "test_lane.py::test_connections_lost_anywhere",
@@ -105,7 +64,7 @@ HOLES = (
         ),
     ),
     # Beats and fences.
-    hole(
+    undone(
         "3",
         "beats are not in imports, where they wait for a Share that holds the fence",
         "test_takeover.py::test_while_a_share_waits_for_its_commit",
@@ -117,7 +76,7 @@ HOLES = (
             "\n\nasync def leave",
         ),
     ),
-    hole(
+    undone(
         "4a",
         "to take over is to wait for the row, not to skip it",
         "test_faults_worker.py::test_frozen_in_a_share[in mid-COPY]",
@@ -128,14 +87,14 @@ HOLES = (
             " and i.attempt = %(seen)s",
         ),
     ),
-    hole(
+    undone(
         "4b",
         "a frozen Lane that does not let the row go is ended",
         "test_faults_worker.py::test_frozen_in_a_share[in mid-COPY]",
         ("worker.py", "await end_sessions(control, held.id, attempt=held.attempt)", "pass"),
     ),
     # Imports of one Source run in order.
-    hole(
+    undone(
         "5a",
         "only the first open import of a Source may be claimed",
         "test_order.py::test_a_source_waits_even_while_its_first_import_is_being_claimed",
@@ -145,14 +104,14 @@ HOLES = (
             "e.state = 'running'",
         ),
     ),
-    hole(
+    undone(
         "5b",
         "a unique violation means: nothing now",
         "test_order.py::test_an_older_import_is_retried_and_claimed_at_this_moment",
         ("imports/holding.py", "UniqueViolation:\n        return None", "UniqueViolation:\n        raise"),
     ),
     # One lock per worker.
-    hole(
+    undone(
         "6a",
         "the lock is taken before the first claim",
         "test_takeover.py::test_the_lock_is_there_before_the_first_claim",
@@ -163,13 +122,13 @@ HOLES = (
             "        await self._claim(control)\n        await workers.lock(control, self._number)\n        if",
         ),
     ),
-    hole(
+    undone(
         "6b",
         "a frozen holder keeps its lock, and is taken from all the same",
         "test_takeover.py::test_nobody_is_judged_by_one_look[stale]",
         ("worker.py", "elif held.stale:", "elif held.stale and not held.locked:"),
     ),
-    hole(
+    undone(
         "6c",
         "who looks for a lock does not take it",
         "test_takeover.py::test_looking_takes_no_lock",
@@ -180,10 +139,10 @@ HOLES = (
         ),
     ),
     # The control connection dies, and the Lanes live.
-    hole(
+    undone(
         "7a",
         "the Lanes go on without it",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
             "worker.py",
             "        control, self._control = self._control, None\n",
@@ -191,22 +150,22 @@ HOLES = (
             "        for _, task in self._slots.values():\n            task.cancel()\n",
         ),
     ),
-    hole(
+    undone(
         "7b",
         "it is dialled again at once",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         ("worker.py", "REDIAL_SECONDS = 0.25", "REDIAL_SECONDS = 5.0"),
     ),
-    hole(
+    undone(
         "7c",
         "the worker's own older session, which still has the lock, is ended",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[swallow]",
         ("worker.py", "await workers.end_older_session(control, self._number)", "pass"),
     ),
-    hole(
+    undone(
         "7d",
         "and the worker beats before it looks and claims",
-        "test_takeover.py::test_a_worker_without_its_control_connection",
+        "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
             "worker.py",
             "            await workers.beat(control, self._number, self._name)\n"
@@ -214,31 +173,31 @@ HOLES = (
             "            await control.execute",
         ),
     ),
-    hole(
+    undone(
         "7e",
         "two looks are on one unbroken connection",
         "test_takeover.py::test_what_a_lost_connection_saw_counts_for_nothing",
         ("worker.py", "self._seen.clear()", "pass"),
     ),
-    hole(
+    undone(
         "7f",
         "two looks see the same beat",
         "test_takeover.py::test_who_beats_between_two_looks_is_not_gone",
         ("worker.py", "key = (held.id, held.attempt, why, held.beat)", "key = (held.id, held.attempt, why)"),
     ),
-    hole(
+    undone(
         "7g",
         "a lock that is free is looked at twice",
         "test_takeover.py::test_nobody_is_judged_by_one_look[gone]",
         ("worker.py", 'why, wait = "gone", GRACE_SECONDS', 'why, wait = "gone", 0.0'),
     ),
-    hole(
+    undone(
         "7h",
         "so is a beat that is old",
         "test_takeover.py::test_nobody_is_judged_by_one_look[stale]",
         ("worker.py", 'why, wait = "stale", BEAT_SECONDS', 'why, wait = "stale", 0.0'),
     ),
-    hole(
+    undone(
         "7i",
         "to take over is to look at the beat once more",
         "test_takeover.py::test_who_beats_after_the_last_look_is_not_gone",
@@ -249,7 +208,7 @@ HOLES = (
         ),
     ),
     # What counts as a crash.
-    hole(
+    undone(
         "8a",
         "no Share writes to imports, where the Lanes wait for each other",
         "test_takeover.py::test_while_a_share_waits_for_its_commit",
@@ -260,90 +219,96 @@ HOLES = (
             "        if not await ledger.enter(",
         ),
     ),
-    hole(
+    undone(
         "8b",
         "an attempt that committed a Share makes the count begin again",
         "test_worker.py::test_a_share_makes_the_count_begin_again",
         ("imports/holding.py", "p.attempt = j.attempt) then 1", "p.attempt = j.attempt) then j.crashes + 1"),
     ),
-    hole(
+    undone(
         "8c",
         "who went down with Postgres is not counted",
         "test_faults.py::test_who_went_down_with_postgres_is_not_to_blame[True]",
         ("worker.py", 'counted = why != "free" and not held.restarted', 'counted = why != "free"'),
     ),
-    hole(
+    undone(
         "8d",
         "who let go is not counted",
         "test_worker.py::test_sigterm_in_the_middle",
         ("worker.py", 'counted = why != "free" and not held.restarted', "counted = not held.restarted"),
     ),
-    hole(
+    undone(
         "8e",
         "four lost attempts end an import",
         "test_worker.py::test_four_lost_attempts_without_a_share_end_an_import",
         ("imports/holding.py", '"limit": CRASHES_MAX', '"limit": 1000'),
     ),
     # Innocent siblings.
-    hole(
+    undone(
         "9a",
         "an import that brought workers down is not begun beside others",
         "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
         ("worker.py", "(crashes >= 2 or any(", "(any("),
     ),
-    hole(
+    undone(
         "9b",
         "and none is begun beside it",
         "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
         ("worker.py", "(crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values()))", "crashes >= 2"),
     ),
+    undone(
+        "9c",
+        "nor while it waits for the slots to be empty",
+        "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
+        ("worker.py", "while not self._clearing and self._room(crashes=0):", "while self._room(crashes=0):"),
+    ),
     # A half-open twin of the same attempt.
-    hole(
+    undone(
         "10a",
         "a Lane ends an older session of its own",
         "test_lane.py::test_half_open_twin_is_ended[share]",
         ("lane.py", "        await end_others(self._connection, self._job, self._number)", "        pass"),
     ),
-    hole(
+    undone(
         "10b",
         "who closes ends what Lanes left over",
         "test_lane.py::test_half_open_twin_is_ended[fence]",
         ("lane.py", "await end_others(connection, job)", "await end_others(connection, job, DESK)"),
     ),
     # The ledger has a row already.
-    hole(
+    undone(
         "11a",
         "it is this Share only if it ends where this one ends",
         "test_lane.py::test_a_twin_that_cut_its_parts_otherwise",
         ("lane.py", "if not written and await", "if False and await"),
     ),
-    hole(
+    undone(
         "11b",
         "whether there is one is settled by the INSERT",
         "test_lane.py::test_commit_that_arrives_after_the_look",
         ("ledger.py", " on conflict do nothing", ""),
     ),
     # Cancel.
-    hole(
+    undone(
         "12a",
         "it ends sessions of the current attempt too",
         "test_pipeline.py::test_cancel_of_a_frozen_share",
         ("control.py", "attempt=stands[1]", "attempt=stands[1] - 1"),
     ),
-    hole(
+    undone(
         "12b",
         "it locks first and sums in its next statement",
-        "test_pipeline.py::test_nothing_is_committed_after_a_cancel_has_returned",
+        "test_pipeline.py::test_cancel_counts_the_share_that_it_waited_for",
         ("imports/ending.py", ' select 1 from rollcall.imports where id = %(id)s for update;"', '"'),
     ),
-    hole(
+    undone(
         "12c",
         "it does not wait for one Lane after the other",
         "test_pipeline.py::test_cancel_while_there_is_always_a_share_under_way",
         ("imports/ending.py", "set local statement_timeout = '1s'; ", ""),
     ),
     # Frozen between two statements.
-    hole(
+    undone(
         "13a",
         "a claim is one statement",
         "test_takeover.py::test_one_statement_is_all[claim]",
@@ -353,7 +318,7 @@ HOLES = (
             "            async with control.transaction():\n                job = await imports.claim(",
         ),
     ),
-    hole(
+    undone(
         "13b",
         "to take over is one statement",
         "test_takeover.py::test_one_statement_is_all[take]",
@@ -363,21 +328,21 @@ HOLES = (
             "            async with control.transaction():\n                job = await imports.take(",
         ),
     ),
-    hole(
+    undone(
         "13c",
         "to release is one statement",
         "test_takeover.py::test_one_statement_is_all[release]",
         IN_TRANSACTION,
         ("pipeline.py", "imports.release(tx, job, *why)", "in_transaction(tx, imports.release(tx, job, *why))"),
     ),
-    hole(
+    undone(
         "13d",
         "the close is one statement",
         "test_takeover.py::test_one_statement_is_all[close]",
         IN_TRANSACTION,
         ("pipeline.py", "imports.close(tx, job, total)", "in_transaction(tx, imports.close(tx, job, total))"),
     ),
-    hole(
+    undone(
         "13e",
         "a cancel is one message",
         "test_takeover.py::test_one_message_is_all[cancel]",
@@ -388,7 +353,7 @@ HOLES = (
             '            "set local',
         ),
     ),
-    hole(
+    undone(
         "13f",
         "a retry is one message",
         "test_takeover.py::test_one_message_is_all[retry]",
@@ -400,13 +365,13 @@ HOLES = (
         ),
     ),
     # The answer to a claim is lost; attempts of one import side by side.
-    hole(
+    undone(
         "14a",
         "what is mine and in no slot is free",
         "test_takeover.py::test_the_answer_to_a_claim_is_lost",
         ("imports/holding.py", "i.worker is null or i.worker = %(me)s as free", "i.worker is null as free"),
     ),
-    hole(
+    undone(
         "14b",
         "slots are those of an attempt, not of an import",
         "test_takeover.py::test_an_import_that_comes_back_while_its_old_attempt_still_stands",
@@ -418,14 +383,14 @@ HOLES = (
             'f"{job.id}:{job.attempt}" for job, _ in self._slots.values()]',
         ),
     ),
-    hole(
+    undone(
         "15",
         "what is given back is still running",
         "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
-        ("imports/holding.py", "set worker = null, error", "set worker = null, state = 'queued', error"),
+        ("imports/holding.py", "set worker = null, error_code", "set state = 'queued', worker = null, error_code"),
     ),
     # Names of sessions.
-    hole(
+    undone(
         "16a",
         "names that only look like ours are no error",
         "test_database.py::test_whose_sessions_are_ended",
@@ -436,13 +401,13 @@ HOLES = (
             " and split_part(application_name, ':', 3)::int <= %s",
         ),
     ),
-    hole(
+    undone(
         "16b",
         "attempt 10 does not begin with attempt 1",
         "test_database.py::test_whose_sessions_are_ended",
         ("database.py", "([0-9]{{1,9}})", "([0-9])[0-9]*"),
     ),
-    hole(
+    undone(
         "17",
         "values stand in the order in which imports ran",
         "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
