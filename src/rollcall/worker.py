@@ -38,8 +38,8 @@ REDIAL_SECONDS = 0.25
 SWEEP_SECONDS = 600.0
 ONE_LANE_BYTES = 256 << 10
 """A file up to this size is loaded before a second connection would be of use."""
-MALLOPT_ARENA_MAX, MALLOPT_MMAP_THRESHOLD = -8, -3
-LARGE_BLOCK_BYTES = 2 << 20
+MALLOPT_ARENA_MAX, MALLOPT_MMAP_THRESHOLD, MALLOPT_TRIM_THRESHOLD = -8, -3, -1
+LARGE_BLOCK_BYTES, KEPT_BYTES = 2 << 20, 16 << 20
 
 log = structlog.get_logger()
 
@@ -74,6 +74,7 @@ def _share_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MALLOPT_ARENA_MAX, 2)
         mallopt(MALLOPT_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(MALLOPT_TRIM_THRESHOLD, KEPT_BYTES)  # with the other one set, it would stay at 128 KiB
 
 
 class Worker:
