@@ -13,13 +13,13 @@ from uuid import UUID
 import psycopg
 import pyarrow as pa
 import pytest
-from structlog.testing import capture_logs
 
 from faults.harness import Site, part_records, site
 from faults.proxy import Harm, Link, proxy
 from rollcall import control
 from rollcall.imports import Import
 from rollcall.records import inspect, parts
+from rollcall.telemetry import work
 
 BROKEN = [
     b"Ann,nowhere,1",
@@ -157,11 +157,12 @@ async def test_a_ledger_that_goes_back_takes_its_rejects_along(database_url: str
 
     async with proxy(database_url) as between, site(database_url, tmp_path, through=between.url) as place:
         between.judge = judge
-        with part_records(PART_RECORDS), capture_logs() as logs:
+        rewinds = work()["rollcall_retries", "rewind"]
+        with part_records(PART_RECORDS):
             await place.post("crm", mixed())
             job = await place.carry(await place.claim(), rejects_max=ROOM)
 
-    assert [line["event"] for line in logs].count("import.rewind") == 1
+    assert work()["rollcall_retries", "rewind"] == rewinds + 1
     assert (job.state, job.attempt, job.rejected) == ("succeeded", 1, COUNT // 3)
     assert await stored(place, job) == found(mixed())[:ROOM]
     assert job.by_code == codes(mixed())
