@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -70,10 +71,10 @@ async def carry(
         log.info("import.fenced", import_id=str(job.id), attempt=job.attempt)
     except (Draining, Unavailable) as stop:
         log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
-        if isinstance(stop, Unavailable):
+        why = (stop.code, str(stop)) if isinstance(stop, Unavailable) else ()
+        if why:
             RETRIES.labels("unavailable").inc()
             await rest(draining)
-        why = (stop.code, str(stop)) if isinstance(stop, Unavailable) else ()
         await settle(database, job, lambda tx: imports.release(tx, job, *why))
     except Unreadable as fault:
         await fail(database, job, fault.code, str(fault))
@@ -133,14 +134,12 @@ async def load(cargo: Cargo, plan: Plan) -> int:
 
     Raises Rewind, Draining, Fenced; Unreadable only after everything before the fault is committed.
     """
-    job, update = cargo.job, cargo.options.on_duplicate == "update"
+    job, most, update = cargo.job, cargo.rejects_max, cargo.options.on_duplicate == "update"
     positions = await _positions(cargo, plan)
     _, rejected = await settle(cargo.database, job, lambda tx: ledger.judged(tx, job.id))
     vacant = not any(positions) and await settle(cargo.database, job, lambda tx: contacts.vacant(tx, job.source))
-    lanes = [
-        Lane(cargo.database, job, number, at, update=update, vacant=vacant, rejects_max=cargo.rejects_max)
-        for number, at in enumerate(positions)
-    ]
+    chosen = partial(Lane, cargo.database, job, update=update, vacant=vacant, rejects_max=most)
+    lanes = [chosen(number, at) for number, at in enumerate(positions)]
     total, stop = max(positions), None
     try:
         async with (
@@ -173,13 +172,11 @@ async def close(cargo: Cargo, total: int) -> None:
     if await settle(cargo.database, job, lambda tx: imports.close(tx, job, total)):
         log.info("import.succeeded", import_id=str(job.id), attempt=job.attempt, **effort().said())
         return
-    match await settle(cargo.database, job, lambda tx: imports.standing(tx, job.id)):
-        case ("running", job.attempt):
-            raise Rewind
-        case ("succeeded", job.attempt):
-            return
-        case _:
-            raise Fenced
+    stands = await settle(cargo.database, job, lambda tx: imports.standing(tx, job.id))
+    if stands == ("running", job.attempt):
+        raise Rewind
+    if stands != ("succeeded", job.attempt):
+        raise Fenced
 
 
 async def fail(database: Database, job: Import, code: str, message: str) -> None:
@@ -199,6 +196,5 @@ async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
 
 
 async def _give(part: Part, lanes: list[Lane]) -> None:
-    shares = deal(part.contacts, len(lanes))
-    for lane, (number, rows) in zip(lanes, enumerate(shares), strict=True):
+    for number, (lane, rows) in enumerate(zip(lanes, deal(part.contacts, len(lanes)), strict=True)):
         await lane.shares.put(Share(part.last, part.position, rows, part.rejects if number == 0 else None))
