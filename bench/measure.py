@@ -19,6 +19,8 @@ from psycopg.rows import TupleRow
 
 TICKS = os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count() or 1
+ENDING_SECONDS = 0.1
+"""What a process that has done its work needs to end: in the midst of it, it is in nobody's account."""
 Server = psycopg.Connection[TupleRow]
 
 
@@ -53,7 +55,9 @@ def measured(server: Server, heads: Mapping[str, int]) -> Iterator[Cost]:
     cost = Cost()
     wal, cpu, busy, wall = _wal(server), _families(known), _busy(), time.monotonic()
     yield cost
-    cost.wall, busy_after, cpu_after = time.monotonic() - wall, _busy(), _families(known)
+    cost.wall, busy_after = time.monotonic() - wall, _busy()
+    time.sleep(ENDING_SECONDS)
+    cpu_after = _families(known)
     cost.cpu = {family: cpu_after[family] - cpu[family] for family in cpu}
     cost.foreign = max(0.0, busy_after - busy - cost.cpu_total) / (cost.wall * CORES)
     cost.wal = _wal(server) - wal
