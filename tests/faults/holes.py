@@ -29,7 +29,7 @@ HOLES = (
         "1b",
         "a close that does not add up loads again",
         "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[once]",
-        ("pipeline.py", "            raise Rewind\n", "            raise Fenced\n"),
+        ("pipeline.py", "        raise Rewind\n", "        raise Fenced\n"),
     ),
     undone(
         "1c",
