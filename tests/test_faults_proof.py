@@ -45,5 +45,4 @@ def test_a_test_fails_without(rule: Undone, cluster: str, tmp_path: Path) -> Non
 
     sys.stdout.write(ran.stdout)
     assert ran.returncode == pytest.ExitCode.TESTS_FAILED, ran.stdout
-    assert "1 failed" in ran.stdout, ran.stdout
-    assert "error" not in ran.stdout.splitlines()[-1], ran.stdout
+    assert "1 failed" in ran.stdout.splitlines()[-1], ran.stdout  # not only errors, which are of the fixtures

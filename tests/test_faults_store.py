@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -52,10 +53,17 @@ def body(mib: int) -> bytes:
     return b"name,email\n" + b"Ann,ann@x.org\n" * (mib * 75_000)
 
 
+async def arriving() -> AsyncIterator[bytes]:
+    data = body(5)
+    for begin in range(0, len(data), 1 << 20):
+        yield data[begin : begin + (1 << 20)]
+
+
 async def assert_refused(client: httpx.AsyncClient, place: Site, status: int, code: str) -> None:
-    """In one Segment and in many; nothing is kept."""
-    for resumable in ("false", "true"):
-        answer = await client.post("/import", content=body(5), headers=HEADERS | {"X-Use-Resumable": resumable})
+    """In one Segment and in many, of a length that is known before or not; nothing is kept."""
+    for resumable, known in product(("false", "true"), (True, False)):
+        headers, content = HEADERS | {"X-Use-Resumable": resumable}, body(5) if known else arriving()
+        answer = await client.post("/import", content=content, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert int(answer.headers["Retry-After"]) > 0
         assert objects(place.folder) == []

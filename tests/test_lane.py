@@ -119,7 +119,7 @@ async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) 
 
     before.judge = judge
 
-    await asyncio.wait_for(assert_whole(place), 10)
+    await asyncio.wait_for(assert_whole(place), 20)  # Postgres bears with it for 30 s
 
     assert [harm for _, harm in before.harmed] == ["swallow"]
 

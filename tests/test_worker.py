@@ -224,7 +224,7 @@ async def test_sigterm_in_the_middle(place: Site) -> None:
         stopped.send(signal.SIGTERM)
         assert await stopped.exited(25) == 0
 
-        await until(lambda: place.shares(job_id, attempt=2), 5, "the other one goes on")
+        await until(lambda: place.shares(job_id, attempt=2), 5 if LONG else 15, "the other one goes on")
 
         job = await place.final(job_id)
     assert (job.state, job.attempt, await place.crashes(job_id)) == ("succeeded", 2, 0)

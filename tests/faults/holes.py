@@ -29,7 +29,7 @@ HOLES = (
         "1b",
         "a close that does not add up loads again",
         "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[once]",
-        ("pipeline.py", "            raise Rewind\n", "            raise Fenced\n"),
+        ("pipeline.py", "        raise Rewind\n", "        raise Fenced\n"),
     ),
     undone(
         "1c",
@@ -70,10 +70,9 @@ HOLES = (
         "test_takeover.py::test_while_a_share_waits_for_its_commit",
         (
             "workers.py",
-            "        (worker, name),\n    )\n\n\nasync def leave",
-            "        (worker, name),\n    )\n"
+            '    await tx.execute(\n        """insert into rollcall.workers (seq',
             '    await tx.execute("update rollcall.imports set worker = worker where worker = %s", (worker,))\n'
-            "\n\nasync def leave",
+            '    await tx.execute(\n        """insert into rollcall.workers (seq',
         ),
     ),
     undone(
