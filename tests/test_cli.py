@@ -174,7 +174,7 @@ def test_import_takes_a_mapping(folder: Path, database_url: str) -> None:
         (("import", "list.csv", "--source", "s", "--mapping", "nope"), 1, "mapping is a JSON object"),
         (("import", "list.csv", "--source", "s", "--max-rejects", "many"), 1, "maxRejects is a count"),
         (("import", "list.csv", "--source", "s", "--to", "http://127.0.0.1:1"), 1, "answers at http://127.0.0.1:1"),
-        (("import", "list.csv", "--source", "s", "--to", "nowhere"), 1, "nowhere"),
+        (("import", "list.csv", "--source", "s", "--to", "nowhere"), 1, "nowhere is not an address"),
         (("status", "--to", "http://127.0.0.1:1"), 1, "answers at http://127.0.0.1:1"),
         (("api",), 1, "DATABASE_URL is not set"),
         (("worker",), 1, "DATABASE_URL is not set"),

@@ -53,8 +53,10 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self._url = url
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            if httpx.URL(url).scheme not in ("http", "https"):
+                raise httpx.InvalidURL("no scheme")
             self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False)
         except httpx.InvalidURL as error:
             raise ServiceDown(f"{url} is not an address such as http://127.0.0.1:3000.") from error
