@@ -166,14 +166,28 @@ def age(database_url: str) -> None:
         connection.execute("update rollcall.uploads set seen_at = seen_at - interval '21 s' where state = 'arriving'")
 
 
+FULL_FOR_A_MOMENT = """
+create sequence tried;
+create function refuse() returns trigger language plpgsql as $$ begin
+    if nextval('tried') <= 2 then raise exception using errcode = '53100'; end if;
+    return new;
+end $$;
+create trigger refuse before update on rollcall.uploads for each row when (new.state = 'arriving')
+    execute function refuse();
+"""
+
+
+@pytest.mark.parametrize("first", ["", FULL_FOR_A_MOMENT], ids=["", "the disk is full for a moment"])
 async def test_a_twin_that_is_seen_is_waited_for(
-    client: httpx.AsyncClient, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, database_url: str, tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "SEEN_SECONDS", 0.02)
+    monkeypatch.setattr(receive, "SEEN_SECONDS", 0.1)
     body = Body()
     sending = asyncio.create_task(client.post("/import", content=body, headers=STREAM))
     await until(lambda: bool(objects(tmp_path)))
     age(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(first.encode())
     late = "select from rollcall.uploads where seen_at < clock_timestamp() - interval '20 s'"
     await until(lambda: not rows(database_url, late))
     problem(await client.post("/import", content=CSV, headers=STREAM), 409, "STILL_ARRIVING")

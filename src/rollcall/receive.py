@@ -36,6 +36,7 @@ from rollcall.errors import (
     StillArriving,
     StoreDown,
     TooManyRequests,
+    Unavailable,
 )
 from rollcall.imports import Import
 from rollcall.options import Options
@@ -163,7 +164,7 @@ async def _seen(database: Database, upload_id: UUID) -> AsyncGenerator[None, Non
     async def say() -> None:
         while True:
             await asyncio.sleep(SEEN_SECONDS)
-            with suppress(DatabaseDown):  # bytes are stored without it
+            with suppress(Unavailable):  # bytes are stored without it
                 async with database.session() as tx:
                     await uploads.see(tx, upload_id)
 
