@@ -117,9 +117,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.records)
 
-    def only(self, records: npt.NDArray[np.int64]) -> Rows:
-        """Those with these Record numbers."""
-        chosen = np.isin(self.records, records, assume_unique=True)
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+        """Some of them."""
         return Rows(self.encoded.filter(pa.array(chosen)), self.records[chosen])
 
 
@@ -172,7 +171,7 @@ async def merge(tx: Connection, rows: Rows, *, update: bool, alone: bool) -> Out
             raise Contended
         missing = np.frombuffer(records or b"", ">i8")
         if len(missing) and alone:
-            await add(tx, rows.only(missing))
+            await add(tx, rows.only(np.isin(rows.records, missing, assume_unique=True)))
         elif len(missing):
             await cursor.execute(INSERT_MISSING)
             if {record for (record,) in await cursor.fetchall()} != set(missing.tolist()):

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +28,7 @@ from rollcall.contacts import Rows
 from rollcall.database import Connection, Database, asynchronous_commit, down, end_sessions, meaning
 from rollcall.errors import Fenced
 from rollcall.imports import Import
-from rollcall.records import fold
+from rollcall.records import Part, fold
 from rollcall.records.seen import Seen
 from rollcall.telemetry import RETRIES, spend, spending
 
@@ -67,12 +69,10 @@ class Patience:
 
 @dataclass(frozen=True)
 class Share:
-    """One Lane's share of one Part: its contacts in file order, and for Lane 0 the Part's Rejects."""
+    """One Lane's share of one Part: these rows of its contacts; Lane 0 has the Part's Rejects as well."""
 
-    last: int
-    position: int
-    contacts: pa.Table
-    rejects: pa.Table | None
+    part: Part
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Lane:
         """Commit Share after Share. Raises Fenced, Rewind, what `down` makes, or what the database refuses for good."""
         try:
             while (share := await self.shares.get()) is not None:
-                if share.last > self.position:
+                if share.part.last > self.position:
                     await self._load(share)
         except BaseException:
             await self._hang_up()
@@ -127,13 +127,13 @@ class Lane:
     async def _load(self, share: Share) -> None:
         load = await self._fold(share)
         patience = Patience()
-        while self.position < share.last:
+        while self.position < share.part.last:
             try:
                 if self._connection is None:
-                    await self._dial(share.last)
+                    await self._dial(share.part.last)
                 else:
                     await self._commit(self._connection, share, load)
-                    self.position = share.last
+                    self.position = share.part.last
             except contacts.Contended as error:
                 await patience.pause(error)
             except psycopg.errors.UniqueViolation:
@@ -150,17 +150,15 @@ class Lane:
             return await asyncio.to_thread(self._ready, share)
 
     def _ready(self, share: Share) -> Load:
-        rows = share.contacts.filter(pc.greater(share.contacts["record"], pa.scalar(self.position)))
-        refused = share.rejects and share.rejects.filter(pc.greater(share.rejects["record"], pa.scalar(self.position)))
-        folded, repeats = fold(rows, "last" if self._update else "first")
+        part, after = share.part, pa.scalar(self.position)
+        left = share.rows[np.asarray(part.contacts["record"])[share.rows] > self.position]
+        refused = part.rejects.filter(pc.greater(part.rejects["record"], after)) if self._number == 0 else None
+        folded, repeats = fold(part.contacts, left, "last" if self._update else "first")
+        rows = contacts.encode(folded, self._ids, source=self._job.source, import_id=self._job.id)
         if self._seen is None:
-            return Load(None, self._rows(folded), repeats, refused)
+            return Load(None, rows, repeats, refused)
         met = self._seen.meet(folded["email"])
-        new, rest = folded.filter(pa.array(~met)), folded.filter(pa.array(met))
-        return Load(self._rows(new), self._rows(rest), repeats, refused)
-
-    def _rows(self, rows: pa.Table) -> Rows:
-        return contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
+        return Load(rows.only(~met), rows.only(met), repeats, refused)
 
     async def _commit(self, tx: Connection, share: Share, load: Load) -> None:
         async with tx.transaction():
@@ -169,7 +167,7 @@ class Lane:
             began = time.perf_counter()
         spend("commit", time.perf_counter() - began)
         # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
-        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != share.last:
+        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != share.part.last:
             raise Rewind
 
     async def _write(self, tx: Connection, share: Share, load: Load) -> bool:
@@ -182,7 +180,13 @@ class Lane:
         if not await imports.fence(tx, job):
             raise Fenced
         if not await ledger.enter(
-            tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
+            tx,
+            job.id,
+            self._number,
+            first=first,
+            last=share.part.last,
+            attempt=job.attempt,
+            position=share.part.position,
         ):
             return False
         if load.new:

@@ -196,5 +196,5 @@ async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
 
 
 async def _give(part: Part, lanes: list[Lane]) -> None:
-    for number, (lane, rows) in enumerate(zip(lanes, deal(part.contacts, len(lanes)), strict=True)):
-        await lane.shares.put(Share(part.last, part.position, rows, part.rejects if number == 0 else None))
+    for lane, rows in zip(lanes, deal(part.contacts, len(lanes)), strict=True):
+        await lane.shares.put(Share(part, rows))

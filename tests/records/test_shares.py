@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollcall.records.shares import deal, fold
+from rollcall.records import shares
 
 
 def contacts(*rows: tuple[str, str, str]) -> pa.Table:
@@ -30,6 +30,14 @@ def contacts(*rows: tuple[str, str, str]) -> pa.Table:
 
 def of(emails: Iterable[str]) -> pa.Table:
     return contacts(*((email, "Ann", "{}") for email in emails))
+
+
+def deal(table: pa.Table, lanes: int) -> list[pa.Table]:
+    return [table.take(rows) for rows in shares.deal(table, lanes)]
+
+
+def fold(table: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
+    return shares.fold(table, np.arange(table.num_rows), keep)
 
 
 def realistic(kind: str, count: int = 20_000) -> list[str]:
@@ -54,18 +62,18 @@ def realistic(kind: str, count: int = 20_000) -> list[str]:
 @pytest.mark.parametrize("lanes", [2, 3, 4, 8])
 def test_lanes_get_even_shares(kind: str, lanes: int) -> None:
     emails = realistic(kind)
-    shares = deal(of(emails), lanes)
+    dealt = deal(of(emails), lanes)
 
-    assert sum(share.num_rows for share in shares) == len(emails)
-    for share in shares:
+    assert sum(share.num_rows for share in dealt) == len(emails)
+    for share in dealt:
         assert share.num_rows == pytest.approx(len(emails) / lanes, rel=0.1)
 
 
 def test_the_lane_of_a_key_never_changes() -> None:
     """Fixed by hand: an import that began with one version goes on with the next."""
-    shares = deal(of(["ann@example.com", "bob@example.com", "co@x.org", "d@x.org", "user1@example.com"]), 3)
+    dealt = deal(of(["ann@example.com", "bob@example.com", "co@x.org", "d@x.org", "user1@example.com"]), 3)
 
-    assert [share["email"].to_pylist() for share in shares] == [
+    assert [share["email"].to_pylist() for share in dealt] == [
         ["ann@example.com", "co@x.org"],
         ["d@x.org"],
         ["bob@example.com", "user1@example.com"],
@@ -146,13 +154,13 @@ def test_dealt_and_folded_is_what_one_after_the_other_gives(
             expected[email] = (name, expected[email][1] | attributes, record)
     table = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows))
 
-    shares = [fold(share, keep) for share in deal(table, lanes)]
+    folds = [fold(share, keep) for share in deal(table, lanes)]
 
     found = {
         row["email"]: (row["name"], json.loads(row["attributes"]), row["record"])
-        for share, _ in shares
+        for share, _ in folds
         for row in share.to_pylist()
     }
     assert found == expected
-    assert sum(share.num_rows for share, _ in shares) == len(expected)
-    assert sum(folded for _, folded in shares) == len(rows) - len(expected)
+    assert sum(share.num_rows for share, _ in folds) == len(expected)
+    assert sum(folded for _, folded in folds) == len(rows) - len(expected)

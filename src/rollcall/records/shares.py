@@ -16,49 +16,48 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
-Indices = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
+"""Where Contacts stand in their Part."""
 
 
-def deal(contacts: pa.Table, lanes: int) -> list[pa.Table]:
-    """Each Lane's Contacts, in file order: Lane `(the sum of the email's bytes) mod lanes`.
+def deal(contacts: pa.Table, lanes: int) -> list[Rows]:
+    """Each Lane's Contacts, in file order: those of Lane `(the sum of the email's bytes) mod lanes`.
 
     The plainest hash there is, so that it never changes; counted-up and random addresses spread evenly over it.
     """
-    if lanes == 1:
-        return [contacts]
     lane = _byte_sums(_column(contacts, "email")) % lanes
-    return [contacts.filter(pa.array(lane == number)) for number in range(lanes)]
+    return [np.flatnonzero(lane == number) for number in range(lanes)]
 
 
-def fold(rows: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
-    """One row a key, sorted by email (byte order), and how many Records were folded away.
+def fold(contacts: pa.Table, rows: Rows, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
+    """These Contacts as one row a key, sorted by email (byte order), and how many Records were folded away.
 
     `last` folds as the merge into `contacts` would, Record after Record: the last name wins, attributes are merged by
     their top-level keys, the last Record number stays. `first` keeps the first Record as it is (onDuplicate=skip).
     """
-    order = np.asarray(pc.array_sort_indices(_column(rows, "email")))  # stable: equal keys stay in file order
-    email = _column(rows, "email").take(order)
+    order = np.asarray(pc.array_sort_indices(_column(contacts, "email").take(rows)))  # stable: in file order by key
+    found = contacts.take(rows[order])
+    email = _column(found, "email")
     starts = np.ones(len(email), bool)
     if len(email) > 1:
         starts[1:] = np.asarray(pc.not_equal(email[1:], email[:-1]))
     firsts = np.flatnonzero(starts)
     if len(firsts) == len(email):
-        return rows.take(order), 0
+        return found, 0
     lasts = np.append(firsts[1:], len(email)) - 1
-    folded = rows.take(order[firsts if keep == "first" else lasts])
+    folded = found.take(firsts if keep == "first" else lasts)
     if keep == "last":
-        attributes = _merged(_column(rows, "attributes"), order, firsts, lasts)
+        attributes = _merged(_column(found, "attributes"), lasts - firsts + 1, lasts)
         folded = folded.set_column(folded.schema.get_field_index("attributes"), "attributes", attributes)
     return folded, len(email) - len(firsts)
 
 
-def _merged(attributes: Column, order: Indices, firsts: Indices, lasts: Indices) -> Column:
-    """The attributes of each key; `order[firsts[key] : lasts[key] + 1]` are its Records."""
-    counts = lasts - firsts + 1
+def _merged(attributes: Column, counts: Rows, lasts: Rows) -> Column:
+    """The attributes of each key; `counts` of its Records stand together, up to its one of `lasts`."""
     repeated = counts > 1
-    texts = iter(attributes.take(order[np.repeat(repeated, counts)]).to_pylist())
+    texts = iter(attributes.filter(pa.array(np.repeat(repeated, counts))).to_pylist())
     merged = [_merge(islice(texts, count)) for count in counts[repeated].tolist()]
-    return pc.replace_with_mask(attributes.take(order[lasts]), pa.array(repeated), pa.array(merged, pa.string()))
+    return pc.replace_with_mask(attributes.take(lasts), pa.array(repeated), pa.array(merged, pa.string()))
 
 
 def _merge(texts: Iterable[str]) -> str:
@@ -71,7 +70,7 @@ def _merge(texts: Iterable[str]) -> str:
     return "{" + ",".join(filter(None, bodies)) + "}"
 
 
-def _byte_sums(column: Column) -> Indices:
+def _byte_sums(column: Column) -> npt.NDArray[np.int64]:
     _, offsets, data = column.buffers()
     if not len(column) or offsets is None or data is None:
         return np.empty(0, np.int64)
