@@ -88,6 +88,8 @@ class Load:
 class Lane:
     """Give it Shares through `shares`, None at the end; `run` until then. `position` is the last Record loaded.
 
+    A Share is taken (`shares.join`) when the one before it is ready to be sent.
+
     `vacant`: there was no contact of this Source when the load began. Then a key that this Lane has not met yet is new,
     and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds out, and
     from there on it merges as one who is not alone.
@@ -104,32 +106,46 @@ class Lane:
         vacant: bool,
         rejects_max: int,
     ) -> None:
-        self.shares: asyncio.Queue[Share | None] = asyncio.Queue(1)
+        self.shares: asyncio.Queue[Share | None] = asyncio.Queue()
         self.position = position
         self._alone, self._seen = True, Seen() if vacant else None
         self._database, self._job, self._number, self._update = database, job, number, update
         self._rejects_max = rejects_max
-        self._ids = contacts.Ids(number)
+        self._ids, self._folding = contacts.Ids(number), asyncio.Lock()
         self._connection: Connection | None = None
 
     async def run(self) -> None:
-        """Commit Share after Share. Raises Fenced, Rewind, what `down` makes, or what the database refuses for good."""
+        """Commit Share after Share; while one is sent, the next is made ready.
+
+        Raises Fenced, Rewind, what `down` makes, or what the database refuses for good.
+        """
+        coming = asyncio.create_task(self._next())
         try:
-            while (share := await self.shares.get()) is not None:
-                if share.part.last > self.position:
-                    await self._load(share)
+            while (ready := await coming) is not None:
+                coming = asyncio.create_task(self._next())
+                await self._load(*ready)
         except BaseException:
+            coming.cancel()
             await self._hang_up()
+            await asyncio.gather(coming, return_exceptions=True)
             raise
         if self._connection is not None:
             await self._database.give_back(self._connection)
 
-    async def _load(self, share: Share) -> None:
-        load = await self._fold(share)
+    async def _next(self) -> tuple[Share, Load] | None:
+        while (share := await self.shares.get()) is not None:
+            self.shares.task_done()
+            if share.part.last > self.position:
+                return share, await self._fold(share)
+        return None
+
+    async def _load(self, share: Share, load: Load) -> None:
         patience = Patience()
         while self.position < share.part.last:
             try:
-                if self._connection is None:
+                if load.new is not None and self._seen is None:
+                    load = await self._fold(share)
+                elif self._connection is None:
                     await self._dial(share.part.last)
                 else:
                     await self._commit(self._connection, share, load)
@@ -140,24 +156,24 @@ class Lane:
                 if not self._alone:
                     raise
                 self._alone, self._seen = False, None
-                load = await self._fold(share)
             except psycopg.Error as error:
                 await self._recover(error)
                 await patience.pause(error)
 
     async def _fold(self, share: Share) -> Load:
-        with spending("fold"):
-            return await asyncio.to_thread(self._ready, share)
+        async with self._folding:
+            with spending("fold"):
+                return await asyncio.to_thread(self._ready, share, self._seen)
 
-    def _ready(self, share: Share) -> Load:
+    def _ready(self, share: Share, seen: Seen | None) -> Load:
         part, after = share.part, pa.scalar(self.position)
         left = share.rows[np.asarray(part.contacts["record"])[share.rows] > self.position]
         refused = part.rejects.filter(pc.greater(part.rejects["record"], after)) if self._number == 0 else None
         folded, repeats = fold(part.contacts, left, "last" if self._update else "first")
         rows = contacts.encode(folded, self._ids, source=self._job.source, import_id=self._job.id)
-        if self._seen is None:
+        if seen is None:
             return Load(None, rows, repeats, refused)
-        met = self._seen.meet(folded["email"])
+        met = seen.meet(folded["email"])
         return Load(rows.only(~met), rows.only(met), repeats, refused)
 
     async def _commit(self, tx: Connection, share: Share, load: Load) -> None:

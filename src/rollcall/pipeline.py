@@ -158,7 +158,7 @@ async def load(cargo: Cargo, plan: Plan) -> int:
             except (Unreadable, Draining) as fault:
                 stop = fault
             for lane in lanes:
-                await lane.shares.put(None)
+                lane.shares.put_nowait(None)
     except BaseExceptionGroup as group_of_faults:
         raise gravest(group_of_faults) from None
     if stop is not None:
@@ -197,4 +197,6 @@ async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
 
 async def _give(part: Part, lanes: list[Lane]) -> None:
     for lane, rows in zip(lanes, deal(part.contacts, len(lanes)), strict=True):
-        await lane.shares.put(Share(part, rows))
+        lane.shares.put_nowait(Share(part, rows))
+    for lane in lanes:
+        await lane.shares.join()

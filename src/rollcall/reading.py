@@ -1,12 +1,12 @@
-"""Read a stored file's Parts in a thread, one ahead of those who load them: parsing runs beside loading."""
+"""Read a stored file's Parts, each in a thread: parsing runs beside the loading of those before it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, ParamSpec, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,9 @@ from rollcall.errors import Draining, ObjectCorrupt
 from rollcall.records import Part, Plan, parts
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import effort, spend
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 AGAIN_RECORDS = 5_000
 """Records of a Part for those who only want its Rejects: a third of the memory, and little more time."""
@@ -30,22 +33,17 @@ async def reading(
     with storage.whole(store, segments) as stream:
         timed = _Timed(stream, draining if after else None)
         source = parts(cast(BinaryIO, timed), plan, after=after)
-        async with aclosing(_ahead(source, timed, draining)) as coming:
+        async with aclosing(_coming(source, timed, draining)) as coming:
             yield coming
 
 
-async def _ahead(source: Iterator[Part], timed: _Timed, draining: asyncio.Event) -> AsyncGenerator[Part, None]:
-    coming = asyncio.create_task(asyncio.to_thread(_next, source, timed))
-    try:
-        while (part := await asyncio.shield(coming)) is not None:
-            coming = asyncio.create_task(asyncio.to_thread(_next, source, timed))
-            effort().last, effort().bytes = part.last, part.position
-            timed.draining = None  # from here on, what was read is loaded first
-            yield part
-            if draining.is_set():
-                raise Draining
-    finally:
-        await _left(coming)
+async def _coming(source: Iterator[Part], timed: _Timed, draining: asyncio.Event) -> AsyncGenerator[Part, None]:
+    while (part := await _in_thread(_next, source, timed)) is not None:
+        effort().last, effort().bytes = part.last, part.position
+        timed.draining = None  # from here on, what was read is loaded first
+        yield part
+        if draining.is_set():
+            raise Draining
 
 
 async def rejected(
@@ -60,21 +58,21 @@ async def rejected(
         source, reached = parts(stream, plan, part_records=AGAIN_RECORDS), 0
         while reached < until:
             async with turn:
-                coming = asyncio.create_task(asyncio.to_thread(_refused, source, until))
-                try:
-                    reached, found = await asyncio.shield(coming)
-                finally:
-                    await _left(coming)
+                reached, found = await _in_thread(_refused, source, until)
             yield found
 
 
-async def _left(thread: asyncio.Task[Any]) -> None:
-    """A thread has to leave the stream before it is closed, whatever becomes of who waits for it."""
-    while not thread.done():
-        with suppress(asyncio.CancelledError):  # servers cancel again and again
-            await asyncio.wait([thread])
-    if not thread.cancelled():
-        thread.exception()
+async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The thread has to leave the stream before it is closed, whatever becomes of who waits for it."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    finally:
+        while not thread.done():
+            with suppress(asyncio.CancelledError):  # servers cancel again and again
+                await asyncio.wait([thread])
+        if not thread.cancelled():
+            thread.exception()
 
 
 def _refused(source: Iterator[Part], until: int) -> tuple[int, pa.Table]:
