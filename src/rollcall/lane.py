@@ -173,7 +173,7 @@ class Lane:
         rows = contacts.encode(folded, self._ids, source=self._job.source, import_id=self._job.id)
         if seen is None:
             return Load(None, rows, repeats, refused)
-        met = seen.meet(folded["email"])
+        met = seen.meet(folded["email"].combine_chunks())
         return Load(rows.only(~met), rows.only(met), repeats, refused)
 
     async def _commit(self, tx: Connection, share: Share, load: Load) -> None:

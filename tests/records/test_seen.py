@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,18 +14,32 @@ def keys(*emails: str) -> pa.StringArray:
     return pa.array(emails, pa.string())
 
 
-@given(st.lists(st.sets(st.text(max_size=8), max_size=20), max_size=8))
+@given(st.lists(st.sets(st.text(max_size=8) | st.text("ab", max_size=40), max_size=20), max_size=8))
 def test_what_was_met_is_never_new(batches: list[set[str]]) -> None:
+    """Whatever stands beside it in its array."""
     seen, before = Seen(), set[str]()
     for batch in batches:
-        met = seen.meet(keys(*batch))
+        met = seen.meet(keys("beside", *batch, "it").slice(1, len(batch)))
         assert {key for key, was in zip(batch, met, strict=True) if not was}.isdisjoint(before)
         before |= batch
 
 
-def test_new_keys_are_rarely_taken_for_met() -> None:
+KINDS = {
+    "counted": "u{}@x.org",
+    "padded": "user{:07}@mail.example.net",
+    "short": "{:x}",
+    "by their beginning": "{}.a-very-long-name-that-all-of-them-have@example.com",
+    "by their middle": "ann.{}.lee@x.org",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_keys_are_rarely_taken_for_met(kind: str) -> None:
     seen = Seen()
-    wrong = [seen.meet(keys(*(f"u{batch}.{n}@x.org" for n in range(10_000)))).sum() for batch in range(20)]
+    batches = [
+        keys(*(KINDS[kind].format(number) for number in range(at, at + 10_000))) for at in range(0, 200_000, 10_000)
+    ]
+    wrong = [seen.meet(batch).sum() for batch in batches]
 
     assert sum(wrong) < 10
-    assert seen.meet(keys("u0.1@x.org", "new@x.org")).tolist() == [True, False]
+    assert seen.meet(keys(KINDS[kind].format(1), "new@x.org")).tolist() == [True, False]
