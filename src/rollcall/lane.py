@@ -28,7 +28,7 @@ from rollcall.contacts import Rows
 from rollcall.database import Connection, Database, asynchronous_commit, down, end_sessions, meaning
 from rollcall.errors import Fenced
 from rollcall.imports import Import
-from rollcall.records import Part, fold
+from rollcall.records import Part, deal, fold
 from rollcall.records.seen import Seen
 from rollcall.telemetry import RETRIES, spend, spending
 
@@ -249,6 +249,14 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+async def give(part: Part, lanes: list[Lane]) -> None:
+    """Deal a Part to the Lanes; returns when all have taken their Share."""
+    for lane, rows in zip(lanes, deal(part.contacts, len(lanes)), strict=True):
+        lane.shares.put_nowait(Share(part, rows))
+    for lane in lanes:
+        await lane.shares.join()
 
 
 def _why(error: Exception) -> Literal["conflict", "locked", "lost"]:

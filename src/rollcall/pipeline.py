@@ -22,10 +22,10 @@ from rollcall import contacts, imports, ledger, rejects, storage, uploads
 from rollcall.database import Connection, Database
 from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
 from rollcall.imports import Import
-from rollcall.lane import Lane, Rewind, Share, gravest, rest, settle
+from rollcall.lane import Lane, Rewind, give, gravest, rest, settle
 from rollcall.options import Options
 from rollcall.reading import reading
-from rollcall.records import Part, Plan, deal, inspect
+from rollcall.records import Plan, inspect
 from rollcall.storage import Segment, Store
 from rollcall.telemetry import RETRIES, begin, effort, where
 
@@ -150,7 +150,7 @@ async def load(cargo: Cargo, plan: Plan) -> int:
                 group.create_task(lane.run())
             try:
                 async for part in coming:
-                    await _give(part, lanes)
+                    await give(part, lanes)
                     total = part.last
                     rejected += part.rejects.num_rows if part.last > positions[0] else 0
                     if cargo.options.too_many(rejected, total):
@@ -193,10 +193,3 @@ def log_failure(job: Import, code: str) -> None:
 
 async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
     return await settle(cargo.database, cargo.job, lambda tx: ledger.positions(tx, cargo.job.id, plan.lanes))
-
-
-async def _give(part: Part, lanes: list[Lane]) -> None:
-    for lane, rows in zip(lanes, deal(part.contacts, len(lanes)), strict=True):
-        lane.shares.put_nowait(Share(part, rows))
-    for lane in lanes:
-        await lane.shares.join()
