@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rollcall.records.fields import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX
+from rollcall.records.formats.columns import signs
 from rollcall.records.formats.reader import Batch, Fault, Offsets
 from rollcall.records.text import BLANKS
 
@@ -53,7 +54,8 @@ _STRING: pa.DataType = pa.string()
 REJECTS = pa.schema([("record", pa.int64()), ("field", _STRING), ("code", _STRING), ("value", _STRING)])
 
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
-Problem = tuple[str, str, Column, npt.NDArray[np.bool_]]
+Flags = npt.NDArray[np.bool_]
+Problem = tuple[str, str, Column, Flags]
 """Field, code, the field's values as they were read, and which Records have the problem."""
 
 
@@ -93,17 +95,35 @@ def _trim(column: Column) -> Column:
 
 def _problems(batch: Batch, email: Column, name: Column) -> list[Problem]:
     """Every problem a Record can have, the one that counts first. `email` and `name` are trimmed."""
-    email_length, name_length = np.asarray(pc.utf8_length(email)), np.asarray(pc.utf8_length(name))
     return [
         ("email", "required", batch.email, np.asarray(batch.email.is_null())),
-        ("email", "email_empty", batch.email, email_length == 0),
-        ("email", "email_too_long", batch.email, email_length > EMAIL_LENGTH_MAX),
+        ("email", "email_empty", batch.email, _sizes(email) == 0),
+        ("email", "email_too_long", batch.email, _longer(email, EMAIL_LENGTH_MAX)),
         ("email", "email_invalid", batch.email, ~np.asarray(pc.match_substring_regex(email, EMAIL_PATTERN))),
         ("name", "required", batch.name, np.asarray(batch.name.is_null())),
-        ("name", "name_empty", batch.name, name_length == 0),
-        ("name", "name_too_long", batch.name, name_length > NAME_LENGTH_MAX),
-        ("name", "control_character", batch.name, np.asarray(pc.match_substring_regex(name, CONTROL_PATTERN))),
+        ("name", "name_empty", batch.name, _sizes(name) == 0),
+        ("name", "name_too_long", batch.name, _longer(name, NAME_LENGTH_MAX)),
+        ("name", "control_character", batch.name, _controlled(name)),
     ]
+
+
+def _sizes(column: Column) -> npt.NDArray[np.int32]:
+    """In bytes."""
+    return np.asarray(pc.binary_length(column))
+
+
+def _longer(column: Column, most: int) -> Flags:
+    """Which have more characters; these are counted only if one has more bytes."""
+    longer: Flags = _sizes(column) > most
+    return longer & (np.asarray(pc.utf8_length(column)) > most) if longer.any() else longer
+
+
+def _controlled(column: Column) -> Flags:
+    """Which have a control character; they are searched one by one only if there is a byte that might be one."""
+    text = signs(column)
+    if not ((text < ord(" ")) | (text == 0x7F)).any():
+        return np.zeros(len(column), np.bool_)
+    return np.asarray(pc.match_substring_regex(column, CONTROL_PATTERN))
 
 
 def _rejects(record: Offsets, field: str, code: str, values: Column) -> pa.Table:

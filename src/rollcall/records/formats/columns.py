@@ -35,10 +35,12 @@ def attributes(columns: Mapping[str, pa.StringArray], length: int) -> pa.StringA
     for key, column in columns.items():
         value = pc.utf8_trim(column, BLANKS)
         member = f',{orjson.dumps(key).decode()}:"', _escaped(value), '"'
-        blank = pc.equal(value, _scalar("")).true_count
+        blank = not np.asarray(pc.binary_length(value)).all()
         pieces += [_unless_blank(value, _concatenated(*member))] if blank else member
     if not pieces:
         return pa.array(["{}"] * length, pa.string())
+    if isinstance(first := pieces[0], str):  # every row has it, and the others follow it
+        return _concatenated("{" + first[1:], *pieces[1:], "}")
     opened = pc.binary_replace_slice(_concatenated(*pieces), 0, 1, "{")  # in place of the first comma, if there is one
     return _concatenated(opened, "}")
 
@@ -66,7 +68,13 @@ def _unless_blank(value: pa.StringArray, text: pa.StringArray) -> pa.StringArray
 
 def _concatenated(*pieces: str | pa.StringArray) -> pa.StringArray:
     """The pieces of each row, one after the other. None may be null: pyarrow's `skip` drops rows where all are."""
-    columns = [_scalar(piece) if isinstance(piece, str) else piece for piece in (*pieces, "")]
+    runs: list[str | pa.StringArray] = []
+    for piece in pieces:
+        if isinstance(piece, str) and runs and isinstance(before := runs[-1], str):
+            runs[-1] = before + piece
+        else:
+            runs.append(piece)
+    columns = [_scalar(run) if isinstance(run, str) else run for run in (*runs, "")]
     return cast(pa.StringArray, pc.binary_join_element_wise(*columns))  # type: ignore[type-var]
 
 
