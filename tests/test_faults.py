@@ -305,7 +305,7 @@ async def test_somebody_locks_the_contacts(place: Site) -> None:
     """The worker goes on beating, and the import waits."""
     file = File("crm", 0, 600)
     with capture_logs() as logs:
-        async with await connect(place.url, "test") as other, watched(place):
+        async with await connect(place.url, "test", idle_seconds=300) as other, watched(place):
             job_id = await place.post("crm", file.csv())
             await until(lambda: place.shares(job_id, at_least=2), 20, "two Shares are committed")
             async with other.transaction():
