@@ -43,6 +43,8 @@ OPTIONS = {
     "max_connections": "100",
     "shared_buffers": "256MB",
     "max_wal_size": "8GB",
+    # Two Lanes fill the usual 8 MB faster than the WAL writer comes by, and then stand in line to write for it.
+    "wal_buffers": "32MB",
     "checkpoint_timeout": "15min",
     "wal_compression": "pglz",
     "logging_collector": "off",
