@@ -23,7 +23,9 @@ from rollcall.web import Asking, Service, Serving
 from rollcall.web.answers import PROBLEMS, Answer, Text
 
 LOOK_SECONDS = (0.02, 0.25)
-"""Between two looks of a request that waits: at first, and at last. Small imports are over soon."""
+"""Between two looks of a request that waits: at first, and at last; from the first for what has more than SOON_BYTES.
+Small imports are over soon. Whoever waits for a large one is told of its progress, and that should not slow it down."""
+SOON_BYTES = 4 << 20
 
 router = APIRouter(tags=["imports"])
 JobId = Annotated[UUID, Path(alias="jobId")]
@@ -122,7 +124,7 @@ async def show(
     """With `wait`: when it differs from `If-None-Match`, or else from what it was; at once when it is final."""
     job = await _find(service, caller, job_id)
     known = _tags(if_none_match) or {_tag(job)}
-    end, pause = time.monotonic() + wait, LOOK_SECONDS[0]
+    end, pause = time.monotonic() + wait, LOOK_SECONDS[job.bytes_total > SOON_BYTES]
     while _same(job, known) and job.state not in FINAL and (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(pause, left))
         pause = min(1.5 * pause, LOOK_SECONDS[1])
