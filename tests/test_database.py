@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from faults.harness import until
-from rollcall.database import Connection, connect, end_sessions, meaning
+from rollcall.database import Connection, Database, connect, end_sessions, meaning
 
 
 @pytest.fixture
@@ -97,3 +97,41 @@ async def are_there(tx: Connection, names: Collection[str]) -> bool:
         )
     ).fetchall()
     return {name for (name,) in rows} == set(names)
+
+
+async def named(tx: Connection, connection: Connection) -> str:
+    """What others see it as."""
+    rows = await tx.execute(
+        "select application_name from pg_stat_activity where pid = %s", (connection.info.backend_pid,)
+    )
+    row = await rows.fetchone()
+    return str(row[0]) if row else ""
+
+
+async def test_a_connection_is_used_again_under_another_name(database_url: str, tx: Connection) -> None:
+    database = Database(database_url)
+    first = await database.connect("rollcall:a:1:0")
+    await database.give_back(first)
+    assert await database.connect("rollcall:b:1:0") is first
+    assert await named(tx, first) == "rollcall:b:1:0"
+
+    await database.give_back(first)
+    await database.unname("rollcall:b:1:")
+    assert await named(tx, first) == "rollcall:idle"
+    await database.close_idle()
+    assert first.closed
+
+
+async def test_what_was_not_left_in_order_or_was_ended_is_not_used_again(database_url: str, tx: Connection) -> None:
+    database = Database(database_url)
+    midway, ended = await database.connect("one"), await database.connect("two")
+    await midway.execute("begin")
+    await database.give_back(midway)
+    assert midway.closed
+
+    await database.give_back(ended)
+    await tx.execute("select pg_terminate_backend(%s)", (ended.info.backend_pid,))
+    fresh = await database.connect("three")
+    assert fresh is not ended
+    assert await named(tx, fresh) == "three"
+    await fresh.close()
