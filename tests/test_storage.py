@@ -8,7 +8,7 @@ import os
 import select
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,14 +76,21 @@ async def test_what_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
-async def test_a_slow_disk_is_waited_for(tmp_path: Path) -> None:
+async def stalled(*data: bytes) -> AsyncIterator[bytes]:
+    for piece in data:
+        yield piece
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("body", [chunks, stalled], ids=["whole", "while more is awaited"])
+async def test_a_slow_disk_is_waited_for(tmp_path: Path, body: Callable[[bytes], AsyncIterator[bytes]]) -> None:
     """Nothing is closed under the hands of a thread that still writes: its number may be another file's by then."""
     key = new_key()
     (tmp_path / key[:2]).mkdir()
     os.mkfifo(tmp_path / "slow")
     (tmp_path / key[:2] / f"{key}.partial").symlink_to(tmp_path / "slow")
     disk = os.open(tmp_path / "slow", os.O_RDONLY | os.O_NONBLOCK)
-    task = asyncio.create_task(Store(tmp_path).put(key, chunks(b"x" * BLOCK_BYTES)))
+    task = asyncio.create_task(Store(tmp_path).put(key, body(b"x" * BLOCK_BYTES)))
     await until(lambda: bool(select.select([disk], [], [], 0)[0]))
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=0.2)
@@ -97,12 +104,13 @@ async def test_a_slow_disk_is_waited_for(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
-async def test_a_full_disk_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+async def test_a_full_disk_says_so(tmp_path: Path, blocks: int) -> None:
     key = new_key()
     (tmp_path / key[:2]).mkdir()
     (tmp_path / key[:2] / f"{key}.partial").symlink_to("/dev/full")
     with pytest.raises(NoSpace):
-        await Store(tmp_path).put(key, chunks(b"x"))
+        await Store(tmp_path).put(key, chunks(*[b"x" * BLOCK_BYTES] * blocks, b"x"))
     assert not files(tmp_path)
 
 

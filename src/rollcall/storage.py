@@ -71,16 +71,21 @@ class Store:
         path, partial = self._path(key), self._partial(key)
         checksums, length, held = bytearray(), 0, bytearray()
         file = await _in_thread(self._create, partial)
+        writing: asyncio.Task[bytes] | None = None  # while the next block arrives
         try:
             async for chunk in chunks:
                 held += chunk
                 if blocks := len(held) // BLOCK_BYTES * BLOCK_BYTES:
-                    checksums += await _in_thread(_write, file, held[:blocks], digest)
+                    checksums += await writing if writing else b""
+                    writing = asyncio.create_task(_in_thread(_write, file, held[:blocks], digest))
                     length += blocks
                     del held[:blocks]
+            checksums += await writing if writing else b""
             checksums += await _in_thread(_write, file, held, digest)
             await _in_thread(_finish, file, partial, path)
         except BaseException:
+            if writing:
+                await _ended(writing)
             await _in_thread(_abandon, file, partial, path)
             raise
         return length + len(held), bytes(checksums)
@@ -197,6 +202,15 @@ def _old(folder: Path, before: float) -> list[str]:
     return list(found)
 
 
+async def _ended(work: asyncio.Future[T]) -> None:
+    """Wait for it, whatever becomes of it and of who waits: servers that stop cancel more than once."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()
+
+
 async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Work of the disk; what the disk says becomes NoSpace or StoreDown.
 
@@ -206,10 +220,7 @@ async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        while not thread.done():  # servers that stop cancel more than once
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([thread])
-        thread.exception()
+        await _ended(thread)
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
