@@ -59,6 +59,8 @@ insert into public.contacts ({COLUMNS}) select {COLUMNS} from incoming order by 
 """
 BY_INDEX: LiteralString = "set local enable_hashjoin = off; set local enable_mergejoin = off"
 """Planned without these, the statement reads all of `contacts` for every Share, until there are millions of them."""
+ENCODED_ROWS = 8192
+"""How many are encoded into one piece of memory: large pieces cost more than many."""
 POSTGRES_EPOCH = 946_684_800
 
 
@@ -92,16 +94,17 @@ class Contact:
 
 
 class Ids:
-    """UUIDv7s of one Lane: one time stamp, the Lane's number, then rising; so two Lanes never meet on an index page."""
+    """UUIDv7s of one Lane: the time, the Lane's number, then rising. So two Lanes hardly meet on an index page, and
+    take turns in adding to the end of the index, which is the cheapest place."""
 
     def __init__(self, lane: int) -> None:
-        self._high = (time.time_ns() // 1_000_000 << 16) | (7 << 12) | lane
+        self._lane = lane
         self._low = (2 << 62) | (int.from_bytes(os.urandom(6), "big") << 12)
 
     def take(self, count: int) -> bytes:
         """`count` ids, 16 bytes each."""
         pairs = np.empty((count, 2), ">u8")
-        pairs[:, 0] = self._high
+        pairs[:, 0] = (time.time_ns() // 1_000_000 << 16) | (7 << 12) | self._lane
         pairs[:, 1] = np.arange(count, dtype=np.uint64) + np.uint64(self._low)
         self._low += count
         return pairs.tobytes()
@@ -109,13 +112,17 @@ class Ids:
 
 @dataclass(frozen=True)
 class Rows:
-    """Contacts ready for binary COPY, and the Record number of each."""
+    """Contacts ready for binary COPY (a chunked array), and the Record number of each."""
 
     encoded: Column
     records: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __add__(self, others: Rows) -> Rows:
+        encoded = pa.chunked_array([*self.encoded.chunks, *others.encoded.chunks], pa.binary())
+        return Rows(encoded, np.append(self.records, others.records))
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
         """Some of them."""
@@ -124,17 +131,22 @@ class Rows:
 
 def encode(rows: pa.Table, ids: Ids, *, source: str, import_id: UUID) -> Rows:
     """Make folded rows (email, name, attributes, record; one a key) ready, by COLUMNS."""
-    encoded = copying.rows(
-        copying.fixed(ids.take(rows.num_rows), 16),
-        copying.text(rows["name"]),
-        copying.text(rows["email"]),
-        copying.constant(source.encode()),
-        copying.jsonb(rows["attributes"]),
-        copying.constant(_timestamp(datetime.now(UTC))),
-        copying.constant(import_id.bytes),
-        copying.int8(rows["record"]),
-    )
-    return Rows(encoded, rows["record"].to_numpy())
+    now = _timestamp(datetime.now(UTC))
+    some = [rows.slice(at, ENCODED_ROWS) for at in range(0, rows.num_rows, ENCODED_ROWS)]
+    encoded = [
+        copying.rows(
+            copying.fixed(ids.take(piece.num_rows), 16),
+            copying.text(piece["name"]),
+            copying.text(piece["email"]),
+            copying.constant(source.encode()),
+            copying.jsonb(piece["attributes"]),
+            copying.constant(now),
+            copying.constant(import_id.bytes),
+            copying.int8(piece["record"]),
+        )
+        for piece in some
+    ]
+    return Rows(pa.chunked_array(encoded, pa.binary()), rows["record"].to_numpy())
 
 
 async def prepare(tx: Connection) -> None:

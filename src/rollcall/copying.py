@@ -63,11 +63,16 @@ def jsonb(column: Column) -> Field:
 
 async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, encoded: Column) -> None:
     """Bring rows in by `copy … from stdin (format binary)`."""
-    offsets = np.frombuffer(encoded.buffers()[1], np.int32)[encoded.offset :][: len(encoded) + 1]
-    body = memoryview(encoded.buffers()[2] or b"")[offsets[0] : offsets[-1]]
     async with tx.cursor() as cursor, cursor.copy(statement) as copying:
-        for piece in (HEAD, body, TAIL):
-            await copying.write(piece)
+        await copying.write(HEAD)
+        for piece in _pieces(encoded):
+            offsets = np.frombuffer(piece.buffers()[1], np.int32)[piece.offset :][: len(piece) + 1]
+            await copying.write(memoryview(piece.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+        await copying.write(TAIL)
+
+
+def _pieces(column: Column) -> list[Column]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def _binary(column: Column) -> Column:

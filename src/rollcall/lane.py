@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -79,6 +79,8 @@ class Share:
 class Load:
     """A Share made ready, one row a key: `new` cannot be among the contacts, `rest` may be."""
 
+    last: int
+    position: int
     new: Rows | None
     rest: Rows
     repeats: int
@@ -111,7 +113,7 @@ class Lane:
         self._alone, self._seen = True, Seen() if vacant else None
         self._database, self._job, self._number, self._update = database, job, number, update
         self._rejects_max = rejects_max
-        self._ids, self._folding = contacts.Ids(number), asyncio.Lock()
+        self._ids = contacts.Ids(number)
         self._connection: Connection | None = None
 
     async def run(self) -> None:
@@ -121,9 +123,9 @@ class Lane:
         """
         coming = asyncio.create_task(self._next())
         try:
-            while (ready := await coming) is not None:
+            while (load := await coming) is not None:
                 coming = asyncio.create_task(self._next())
-                await self._load(*ready)
+                await self._load(load)
         except BaseException:
             coming.cancel()
             await self._hang_up()
@@ -132,24 +134,34 @@ class Lane:
         if self._connection is not None:
             await self._database.give_back(self._connection)
 
-    async def _next(self) -> tuple[Share, Load] | None:
+    async def _next(self) -> Load | None:
         while (share := await self.shares.get()) is not None:
             self.shares.task_done()
             if share.part.last > self.position:
-                return share, await self._fold(share)
+                with spending("fold"):
+                    return await asyncio.to_thread(self._ready, share, self._seen)
         return None
 
-    async def _load(self, share: Share, load: Load) -> None:
+    def _ready(self, share: Share, seen: Seen | None) -> Load:
+        part, after = share.part, pa.scalar(self.position)
+        left = share.rows[np.asarray(part.contacts["record"])[share.rows] > self.position]
+        refused = part.rejects.filter(pc.greater(part.rejects["record"], after)) if self._number == 0 else None
+        folded, repeats = fold(part.contacts, left, "last" if self._update else "first")
+        rows = contacts.encode(folded, self._ids, source=self._job.source, import_id=self._job.id)
+        if seen is None:
+            return Load(part.last, part.position, None, rows, repeats, refused)
+        met = seen.meet(folded["email"].combine_chunks())
+        return Load(part.last, part.position, rows.only(~met), rows.only(met), repeats, refused)
+
+    async def _load(self, load: Load) -> None:
         patience = Patience()
-        while self.position < share.part.last:
+        while self.position < load.last:
             try:
-                if load.new is not None and self._seen is None:
-                    load = await self._fold(share)
-                elif self._connection is None:
-                    await self._dial(share.part.last)
+                if self._connection is None:
+                    await self._dial(load.last)
                 else:
-                    await self._commit(self._connection, share, load)
-                    self.position = share.part.last
+                    await self._commit(self._connection, load)
+                    self.position = load.last
             except contacts.Contended as error:
                 await patience.pause(error)
             except psycopg.errors.UniqueViolation:
@@ -160,60 +172,45 @@ class Lane:
                 await self._recover(error)
                 await patience.pause(error)
 
-    async def _fold(self, share: Share) -> Load:
-        async with self._folding:
-            with spending("fold"):
-                return await asyncio.to_thread(self._ready, share, self._seen)
-
-    def _ready(self, share: Share, seen: Seen | None) -> Load:
-        part, after = share.part, pa.scalar(self.position)
-        left = share.rows[np.asarray(part.contacts["record"])[share.rows] > self.position]
-        refused = part.rejects.filter(pc.greater(part.rejects["record"], after)) if self._number == 0 else None
-        folded, repeats = fold(part.contacts, left, "last" if self._update else "first")
-        rows = contacts.encode(folded, self._ids, source=self._job.source, import_id=self._job.id)
-        if seen is None:
-            return Load(None, rows, repeats, refused)
-        met = seen.meet(folded["email"].combine_chunks())
-        return Load(rows.only(~met), rows.only(met), repeats, refused)
-
-    async def _commit(self, tx: Connection, share: Share, load: Load) -> None:
+    async def _commit(self, tx: Connection, load: Load) -> None:
         async with tx.transaction():
             with spending("merge"):
-                written = await self._write(tx, share, load)
+                written = await self._write(tx, load)
             began = time.perf_counter()
         spend("commit", time.perf_counter() - began)
         # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
-        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != share.part.last:
+        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != load.last:
             raise Rewind
 
-    async def _write(self, tx: Connection, share: Share, load: Load) -> bool:
+    async def _write(self, tx: Connection, load: Load) -> bool:
         """All of a Share's statements; False when the ledger has a row for it already."""
         job, first = self._job, self.position + 1
-        new, rest = len(load.new or ()), len(load.rest)
         by_code = rejects.by_code(load.rejects) if load.rejects else {}
         rejected = sum(by_code.values())
         await asynchronous_commit(tx)
         if not await imports.fence(tx, job):
             raise Fenced
         if not await ledger.enter(
-            tx,
-            job.id,
-            self._number,
-            first=first,
-            last=share.part.last,
-            attempt=job.attempt,
-            position=share.part.position,
+            tx, job.id, self._number, first=first, last=load.last, attempt=job.attempt, position=load.position
         ):
             return False
-        if load.new:
-            await contacts.add(tx, load.new)
-        done = await contacts.merge(tx, load.rest, update=self._update, alone=self._alone) if load.rest else NOTHING
+        done = await self._bring(tx, load)
         if load.rejects:
             await self._store(tx, load.rejects)
-        created, duplicate = new + done.created, load.repeats + done.duplicate
-        outcome = (created, done.updated, done.unchanged, done.skipped, duplicate, rejected)
-        await ledger.fill(tx, job.id, self._number, first, (new + rest + load.repeats + rejected, *outcome), by_code)
+        read = len(load.new or ()) + len(load.rest) + load.repeats + rejected
+        outcome = (done.created, done.updated, done.unchanged, done.skipped, load.repeats + done.duplicate, rejected)
+        await ledger.fill(tx, job.id, self._number, first, (read, *outcome), by_code)
         return True
+
+    async def _bring(self, tx: Connection, load: Load) -> contacts.Outcome:
+        new, rest = load.new, load.rest
+        if new and not self._alone:
+            rest = new + rest
+            new = None
+        if new:
+            await contacts.add(tx, new)
+        done = await contacts.merge(tx, rest, update=self._update, alone=self._alone) if rest else NOTHING
+        return replace(done, created=len(new or ()) + done.created)
 
     async def _store(self, tx: Connection, found: pa.Table) -> None:
         """Of an import's Rejects the first are stored: only what the ledger has before this Share decides, so that

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rollcall.errors import Unreadable
 from rollcall.records.formats import alike
 from rollcall.records.formats.reader import Slice
-from rollcall.records.parts import FORMATS, cut
+from rollcall.records.parts import FORMATS, cut, gathered
 from rollcall.records.plan import FormatName, Mapping, Plan
 
 KEYS = ("name", "email", "phone", "company")
@@ -49,7 +49,8 @@ def read(records: list[bytes], plan: Plan, least: int, size: int, block: int) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alike, "ALIKE_MIN", least)
         try:
-            for _, part in cut(FORMATS[plan.format].scan(blocks, plan), size):
+            parts = cut(FORMATS[plan.format].scan(blocks, plan), size)
+            for part in (joined for _, slices in parts for joined in gathered(slices)):
                 batch = FORMATS[plan.format].parse(part, plan)
                 fields = zip(
                     *(column.to_pylist() for column in (batch.name, batch.email, batch.attributes)), strict=True

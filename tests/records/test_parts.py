@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rollcall.errors import EmptyFile, InvalidJson, NoRecords, ReaderChanged
 from rollcall.records import Part, Plan, inspect, parts
 from rollcall.records.formats.reader import Fault, Slice
-from rollcall.records.parts import RAW_BYTES_MAX, cut
+from rollcall.records.parts import RAW_BYTES_MAX, cut, gathered
 
 FILES = Path(__file__).parent.parent / "files"
 
@@ -38,8 +38,12 @@ def sliced(records: list[bytes], at: list[int]) -> Iterator[Slice]:
         yield Slice(b"\n".join(some), starts, ends, faults, np.arange(begin, end).astype(np.uint8))
 
 
-@given(st.data(), st.lists(st.binary(max_size=6), max_size=40), st.integers(1, 9), st.integers(1, 20))
-def test_the_grid_depends_on_the_records_alone(data: st.DataObject, records: list[bytes], most: int, size: int) -> None:
+@given(
+    st.data(), st.lists(st.binary(max_size=6), max_size=40), st.integers(1, 9), st.integers(1, 20), st.integers(1, 5)
+)
+def test_the_grid_depends_on_the_records_alone(
+    data: st.DataObject, records: list[bytes], most: int, size: int, least: int
+) -> None:
     at = data.draw(st.lists(st.integers(0, len(records)), max_size=8))
     expected: list[list[bytes]] = []
     for record in records:
@@ -48,15 +52,30 @@ def test_the_grid_depends_on_the_records_alone(data: st.DataObject, records: lis
 
     found = list(cut(sliced(records, at), most, size))
 
-    assert [[part.raw(index) for index in range(len(part))] for _, part in found] == expected
+    assert [[some.raw(index) for some in slices for index in range(len(some))] for _, slices in found] == expected
     numbers = np.cumsum([1, *(len(part) for part in expected)])[:-1]
     assert [first for first, _ in found] == numbers.tolist()
-    for first, part in found:
-        whole = range(first - 1, first - 1 + len(part))
-        assert part.lines is not None
-        assert part.lines.tolist() == list(whole)
-        assert part.faults == {n - first + 1: Fault(f"fault {n}") for n in whole if n % 3 == 0}
-        assert (part.starts[0], part.ends[-1]) == (0, len(part.data))
+    for first, slices in found:
+        joined = list(gathered(slices, least, 2 * size))
+        assert len(joined) == 1 or all(
+            sum(map(len, pair)) > least or sum(len(each.data) for each in pair) > 2 * size for pair in pairwise(joined)
+        )
+        for some in joined:
+            assert len(some) <= least or any(some is each for each in slices)
+            whole = range(first - 1, first - 1 + len(some))
+            assert [some.raw(index) for index in range(len(some))] == [records[number] for number in whole]
+            assert some.lines is not None
+            assert some.lines.tolist() == list(whole)
+            assert some.faults == {n - first + 1: Fault(f"fault {n}") for n in whole if n % 3 == 0}
+            assert (some.starts[0], some.ends[-1]) == (0, len(some.data))
+            first += len(some)
+
+
+@pytest.mark.parametrize("limits", [(3, 100), (100, 4)], ids=["records", "bytes"])
+def test_what_is_parsed_together_has_a_limit(limits: tuple[int, int]) -> None:
+    slices = list(sliced([b"a"] * 7, [1, 3, 4, 6]))
+
+    assert [len(some) for some in gathered(slices, *limits)] == [3, 3, 1]
 
 
 def rows(count: int) -> bytes:
@@ -131,11 +150,15 @@ def test_tells_how_far_it_read_in_the_stored_file() -> None:
     assert positions[0] < positions[-1] == len(data)
 
 
+def test_the_first_part_is_small() -> None:
+    assert [part.last for part in every(rows(70_000))] == [12_500, 62_500, 70_000]
+
+
 def test_a_part_ends_with_the_record_that_reaches_its_bytes() -> None:
     line = b"x" * 100_000 + b",ann@x.org\n"
-    found = every(b"name,email\n" + line * 100)
+    found = every(b"name,email\n" + line * 200)
 
-    assert [part.last for part in found] == [42, 84, 100]  # 42 * 100,010 bytes is the first sum over 4 MiB
+    assert [part.last for part in found] == [84, 168, 200]  # 84 * 100,010 bytes is the first sum over 8 MiB
 
 
 @pytest.mark.parametrize(

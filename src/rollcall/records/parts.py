@@ -21,13 +21,17 @@ from rollcall.records.formats.reader import Batch, Fault, Format, Slice
 from rollcall.records.plan import READER, FormatName, Plan
 from rollcall.records.rules import judge
 
-PART_RECORDS = 25_000
-PART_BYTES = 4 << 20
+PART_RECORDS = 50_000
+PART_BYTES = 8 << 20
 """A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded)."""
+
+FIRST_RECORDS = 12_500
+"""The first one is small, so that loading begins soon."""
 
 SPARSE = 8
 """Records are packed if they take less than one byte in so many."""
 
+PARSED_RECORDS, PARSED_BYTES = 25_000, 2 << 20
 RAW_BYTES_MAX = 64 << 10
 """How much of a rejected Record's own bytes is kept."""
 
@@ -62,39 +66,67 @@ def parts(stream: BinaryIO, plan: Plan, *, after: int = 0, part_records: int = P
     stored, format_ = archive.Stored(stream), FORMATS[plan.format]
     blocks = archive.decoded(stored, plan.compression)
     last = 0
-    for first, records in cut(format_.scan(blocks, plan), part_records):
-        last = first + len(records) - 1
+    for first, slices in cut(format_.scan(blocks, plan), part_records):
+        last = first + sum(map(len, slices)) - 1
         if last > after:
-            batch, began = _parse(format_, records, plan, first), time.perf_counter()
-            contacts, rejects = judge(batch, first)
-            took = time.perf_counter() - began
-            yield Part(first, last, contacts, _with_raw(rejects, records, first), stored.position, took)
+            yield _part(format_, plan, slices, first, stored.position)
     if not last:
         raise NoRecords if stored.position else EmptyFile
 
 
-def cut(slices: Iterable[Slice], records: int = PART_RECORDS, size: int = PART_BYTES) -> Iterator[tuple[int, Slice]]:
-    """Regroup scanned Slices: at most `records` Records each, and no Record after the one that reaches `size` bytes.
+def _part(format_: Format, plan: Plan, slices: list[Slice], first: int, position: int) -> Part:
+    contacts, rejects, record, took = [], [], first, 0.0
+    for records in gathered(slices):
+        batch, began = _parse(format_, records, plan, record), time.perf_counter()
+        good, bad = judge(batch, record)
+        took += time.perf_counter() - began
+        contacts.append(good)
+        rejects.append(_with_raw(bad, records, record))
+        record += len(records)
+    return Part(first, record - 1, _whole(contacts), _whole(rejects), position, took)
 
-    Yields the number of the first Record with each. The data of what is yielded begins with it and ends with its last.
+
+def _whole(tables: list[pa.Table]) -> pa.Table:
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
+
+
+def cut(
+    slices: Iterable[Slice], records: int = PART_RECORDS, size: int = PART_BYTES
+) -> Iterator[tuple[int, list[Slice]]]:
+    """Regroup scanned Slices: at most `records` Records each time, and none after the one that reaches `size` bytes.
+
+    Yields the number of the first Record with them. The data of each begins with its first Record and ends with its
+    last.
     """
-    first, pieces, held, held_bytes = 1, [], 0, 0
+    first, pieces, held, held_bytes, limit = 1, [], 0, 0, min(records, FIRST_RECORDS)
     for piece in slices:
         bytes_until = np.cumsum(piece.ends - piece.starts)
         begin = 0
         while begin < len(piece):
             before = int(bytes_until[begin - 1]) if begin else 0
             reaches = int(np.searchsorted(bytes_until, before + size - held_bytes)) + 1
-            end = min(begin + records - held, reaches, len(piece))
+            end = min(begin + limit - held, reaches, len(piece))
             pieces.append(_between(piece, begin, end))
             held += end - begin
             held_bytes += int(bytes_until[end - 1]) - before
             begin = end
-            if held == records or held_bytes >= size:
-                yield first, _joined(pieces)
-                first, pieces, held, held_bytes = first + held, [], 0, 0
+            if held == limit or held_bytes >= size:
+                yield first, pieces
+                first, pieces, held, held_bytes, limit = first + held, [], 0, 0, records
     if pieces:
-        yield first, _joined(pieces)
+        yield first, pieces
+
+
+def gathered(slices: list[Slice], records: int = PARSED_RECORDS, size: int = PARSED_BYTES) -> Iterator[Slice]:
+    """The same Records in fewer Slices: those are joined that have no more than `records` and `size` together."""
+    held, count, length = list[Slice](), 0, 0
+    for piece in slices:
+        count, length = count + len(piece), length + len(piece.data)
+        if held and (count > records or length > size):
+            yield _joined(held)
+            held, count, length = [], len(piece), len(piece.data)
+        held.append(piece)
+    yield _joined(held)
 
 
 def _between(piece: Slice, begin: int, end: int) -> Slice:
