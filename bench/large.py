@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,11 +58,10 @@ def _beside(stand: Stand, running: sides.Service, url: str, file: File) -> tuple
         jobs.append(following.result())
 
     with measured(stand.server, running.heads) as cost:
-        began = time.time()
         sender = small.run(running, story)
     [job] = jobs
     judge.account(file, job)
-    cost.wall, cost.said = sides.finished(job) - began, running.said(job)
+    cost.wall, cost.said = sides.took(job), running.said(job)
     return cost, [each for each in sender.times(url) if each.sent < sides.finished(job)]
 
 

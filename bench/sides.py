@@ -115,13 +115,14 @@ def service(url: str, folder: Path, *roles: str, **settings: str) -> Iterator[Se
 async def sent(running: Service, file: Path) -> AsyncGenerator[asyncio.Task[dict[str, Any]], None]:
     """POST a file; the task that ends with its import, so that something can be done beside it."""
     async with Client(running.url) as client:
+        posted = time.time()
         job_id = await client.send(file, source=SOURCE)
 
         async def follow() -> dict[str, Any]:
             job = await client.show(job_id)
             while job["state"] in OPEN:
                 job = await client.show(job_id, wait=10, since=job)
-            return job
+            return job | {"posted": posted}
 
         following = asyncio.create_task(follow())
         yield following
@@ -141,6 +142,11 @@ def send(running: Service, file: Path) -> dict[str, Any]:
 def finished(job: dict[str, Any]) -> float:
     """When an import ended, seconds since the epoch: a client that waits hears it up to a quarter of a second later."""
     return datetime.fromisoformat(job["finishedAt"]).timestamp()
+
+
+def took(job: dict[str, Any]) -> float:
+    """Seconds from the POST until its import has ended."""
+    return float(finished(job) - job["posted"])
 
 
 def command(url: str, folder: Path, file: Path) -> None:

@@ -106,10 +106,9 @@ class Stand:
     def send(self, running: sides.Service, file: File, *, again: bool = False) -> Cost:
         """What it costs to bring a file in, from the POST until its import has succeeded; its account is right."""
         with measured(self.server, running.heads) as cost:
-            began = time.time()
             job = sides.send(running, file.path)
         judge.account(file, job, again=again)
-        cost.wall, cost.said = sides.finished(job) - began, running.said(job)
+        cost.wall, cost.said = sides.took(job), running.said(job)
         return cost
 
     def cost(self, work: Callable[[], None]) -> Cost:

@@ -190,6 +190,7 @@ ALTER TABLE ONLY rollcall.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (seq);
 CREATE INDEX imports_file ON rollcall.imports USING btree (source, sha256, seq);
 CREATE INDEX imports_open ON rollcall.imports USING btree (source, seq) WHERE (state = ANY (ARRAY['queued'::text, 'running'::text]));
+CREATE INDEX imports_queued ON rollcall.imports USING btree (seq) WHERE (state = 'queued'::text);
 CREATE UNIQUE INDEX imports_running ON rollcall.imports USING btree (source) WHERE (state = 'running'::text);
 CREATE INDEX imports_source ON rollcall.imports USING btree (source, seq);
 CREATE UNIQUE INDEX keys_live ON rollcall.keys USING btree (name) WHERE (revoked_at IS NULL);

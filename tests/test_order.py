@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 
@@ -152,3 +153,27 @@ async def test_large_files_are_claimed_only_by_workers_that_have_none(place: Sit
         job = await imports.claim(tx, 1, large=True)
         assert job is not None
         assert job.id == large
+
+
+async def test_a_claim_does_not_look_at_what_is_over(place: Site) -> None:
+    """However many imports there were: a worker asks four times a second."""
+    await place.query(
+        """with over as (
+             insert into rollcall.uploads (id, state, length, created_at, completed_at)
+               select gen_random_uuid(), 'complete', 0, now(), now() from generate_series(1, 3000) returning id)
+           insert into rollcall.imports (id, source, upload_id, bytes_total, state, options, total, created_at,
+                                         finished_at)
+             select gen_random_uuid(), 'crm', id, 0, 'succeeded', '{}', 0, now(), now() from over"""
+    )
+    job_id = await place.post("crm", File("crm", 0, 10).csv())
+    looked: LiteralString = (
+        "select coalesce(seq_tup_read + idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = 'imports'"
+    )
+    async with await connect(place.url, "test") as tx, tx.transaction():
+        job = await imports.claim(tx, 1, large=True)
+        row = await (await tx.execute(looked)).fetchone()
+
+    assert job is not None
+    assert job.id == job_id
+    assert row is not None
+    assert 0 < row[0] < 50

@@ -70,7 +70,8 @@ class Here:
 
     async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
         if since is not None:
-            await asyncio.wait([self._working], timeout=min(wait, LOOK_SECONDS))
+            look = import_answers.LOOK_SECONDS[since["bytes"]["total"] > import_answers.SOON_BYTES]
+            await asyncio.wait([self._working], timeout=min(wait, look))
         if self._working.done():
             self._working.result()  # raises what the worker died of
         async with self._service.database.session() as tx:

@@ -98,6 +98,7 @@ create table rollcall.imports (
     check (rejected = rollcall.total(by_code))
 );
 create unique index imports_running on rollcall.imports (source) where state = 'running';
+create index imports_queued on rollcall.imports (seq) where state = 'queued';
 create index imports_open on rollcall.imports (source, seq) where state in ('queued', 'running');
 create index imports_source on rollcall.imports (source, seq);
 create index imports_file on rollcall.imports (source, sha256, seq);
