@@ -38,7 +38,7 @@ from rollcall.web import Service
 from rollcall.web import imports as import_answers
 from rollcall.web import rejects as reject_answers
 
-LOOK_SECONDS = 0.25
+PAUSE_SECONDS = 0.25
 PATIENCE_SECONDS = 60.0
 """How long a service or a database may be away while an import is followed."""
 
@@ -170,7 +170,7 @@ async def _follow(service: Client | Here, job_id: str, moved: show.Moved) -> dic
         except Unavailable:
             if time.monotonic() - heard > PATIENCE_SECONDS:
                 raise
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
         else:
             heard = time.monotonic()
             moved("importing", job["bytes"]["read"], job["bytes"]["total"], show.pace(job))
