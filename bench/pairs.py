@@ -19,22 +19,25 @@ API_MEMORY_MAX = 64.0
 
 
 def new(stand: Stand) -> Round:
-    """Contacts that are not there yet, and then the same ones again; against psql."""
+    """Contacts that are not there yet, and then the same ones again; against psql. Each side has the server to itself:
+    no other database is there, which autovacuum might turn to, or which takes the memory that the system has at hand.
+    """
     csv, json, rows = stand.files("csv", "json", "rows")
     costs = {}
-    with stand.databases("theirs", "ours") as [theirs, ours]:
-        costs["psql `\\copy`"] = stand.cost(lambda: sides.copy(theirs, rows.path))
-        sides.settle(theirs)
-        with sides.service(ours, stand.folder) as running:
+    with stand.databases("theirs") as [url]:
+        costs["psql `\\copy`"] = stand.cost(lambda: sides.copy(url, rows.path))
+        judge.contacts(url, rows)
+        sides.settle(url)
+        costs["psql upsert"] = stand.cost(lambda: sides.upsert(url, rows.path))
+        judge.contacts(url, rows)
+    with stand.databases("ours") as [url]:
+        with sides.service(url, stand.folder) as running:
             costs["CSV"] = stand.send(running, csv)
-        judge.contacts(theirs, rows)
-        judge.contacts(ours, csv)
-        sides.settle(ours, theirs)
-        costs["psql upsert"] = stand.cost(lambda: sides.upsert(theirs, rows.path))
-        with sides.service(ours, stand.folder) as running:
+        judge.contacts(url, csv)
+        sides.settle(url)
+        with sides.service(url, stand.folder) as running:
             costs["same CSV again"] = stand.send(running, csv, again=True)
-        judge.contacts(theirs, rows)
-        judge.contacts(ours, csv)
+        judge.contacts(url, csv)
     costs["JSON"] = stand.load(json)
     costs["CSV by `rollcall import`"] = by_command(stand, csv)
     return Round(costs)

@@ -174,11 +174,10 @@ def upsert(url: str, rows: Path) -> None:
     _psql(url, UPSERT, rows)
 
 
-def settle(*urls: str) -> None:
+def settle(url: str) -> None:
     """What autovacuum would do within minutes, so that it does not do it while the clock runs."""
-    for url in urls:
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("vacuum (analyze) public.contacts")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("vacuum (analyze) public.contacts")
 
 
 def _psql(url: str, script: str, rows: Path) -> None:
