@@ -89,7 +89,11 @@ KEYS_OF_FILES = [
 STYLES = [(b"{", b":", b",", b"}"), (b"{", b": ", b", ", b"}"), (b"{\t", b"\t: ", b" ,\t", b"\t}")]
 COMMON = st.permutations(KEYS_OF_FILES[:4])
 ODD = st.lists(st.sampled_from(KEYS_OF_FILES), min_size=1, max_size=4)
-SHAPE = st.tuples(st.one_of(COMMON, COMMON, ODD), st.sampled_from(STYLES), st.sampled_from([None, None, None, 0]))
+SCALARS = [b"0", b"-7", b"12", b"1.50", b"-0.5", b"-0.0", b"true", b"false", b"9" * 18, b"0." + b"1" * 17]
+STRANGE_SCALARS = [b"-0", b"1e5", b"9" * 19, b"01", b"1.", b"tru", b'"1"', b"1 ", b"-", b'12,"y":3', b"1}", b""]
+OTHER = st.tuples(st.integers(0, 3), st.sampled_from([[], [b"null"], SCALARS, SCALARS]))
+"""Which value of a shape's Records is no string, and what it may be."""
+SHAPE = st.tuples(st.one_of(COMMON, COMMON, ODD), st.sampled_from(STYLES), st.lists(OTHER, max_size=2))
 KIND = st.sampled_from(["plain", "plain", "plain", "plain", "escaped", "strange", "edited"])
 
 
@@ -99,12 +103,14 @@ def files(draw: st.DrawFn) -> list[bytes]:
     shapes = draw(st.lists(SHAPE, min_size=1, max_size=2))
     records = []
     for kind in draw(st.lists(KIND, min_size=3, max_size=12)):
-        keys, (opened, colon, comma, closed), null = draw(st.sampled_from(shapes))
+        keys, (opened, colon, comma, closed), others = draw(st.sampled_from(shapes))
         values = [draw(ESCAPED_VALUE if kind == "escaped" else PLAIN_VALUE) for _ in keys]
-        if null is not None:
-            values[null] = b"null"
+        for place, texts in others:
+            if texts and place < len(keys):
+                values[place] = draw(st.sampled_from(texts))
         if kind == "strange":
-            values[draw(st.integers(0, len(keys) - 1))] = draw(STRANGE_VALUE)
+            strange = STRANGE_VALUE | st.sampled_from(STRANGE_SCALARS)
+            values[draw(st.integers(0, len(keys) - 1))] = draw(strange)
         record = opened + comma.join(key + colon + value for key, value in zip(keys, values, strict=True)) + closed
         if kind == "edited":
             at, gone = draw(st.integers(0, len(record))), draw(st.sampled_from([0, 1, 1, 1]))
@@ -131,19 +137,46 @@ def test_together_as_one_by_one(
     assert read(records, plan, least, size, block) == read(records, plan, 1 << 30, size, block)
 
 
-def grouped(records: list[bytes]) -> list[tuple[list[int], dict[str, list[str | None]]]]:
+def grouped(records: list[bytes]) -> list[tuple[list[int], dict[str, list[str | None]], set[str]]]:
     ends = np.cumsum([len(record) + 1 for record in records]) - 1
     part = Slice(b",".join(records), ends - [len(record) for record in records], ends)
     return [
-        (rows.tolist(), {key: column.to_pylist() for key, column in columns.items()})
-        for rows, columns in alike.groups(part, MAPPING)
+        (rows.tolist(), {key: column.to_pylist() for key, column in columns.items()}, set(scalars))
+        for rows, columns, scalars in alike.groups(part, MAPPING)
     ]
 
 
 @pytest.mark.parametrize("written", WRITTEN)
 def test_what_is_alike_is_read_together(written: str) -> None:
     values = {key: [contact[key] for contact in CONTACTS] for key in KEYS}
-    assert grouped([WRITTEN[written](contact).encode() for contact in CONTACTS]) == [(list(range(1_000)), values)]
+    assert grouped([WRITTEN[written](contact).encode() for contact in CONTACTS]) == [
+        (list(range(1_000)), values, set())
+    ]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_plain_numbers_and_booleans_are_read_together(written: str) -> None:
+    contacts = [{"id": n} | contact | {"score": n / 8, "vip": n % 3 == 0} for n, contact in enumerate(CONTACTS)]
+    [(rows, values, scalars)] = grouped([WRITTEN[written](contact).encode() for contact in contacts])
+    assert rows == list(range(1_000))
+    assert scalars == {"id", "score", "vip"}
+    for key in scalars:
+        assert values[key] == [reference.dumps(contact[key]) for contact in contacts]
+
+
+def test_a_strange_number_is_left() -> None:
+    strange = {17: "-0", 250: "1e3", 600: "9" * 30, 999: "01"}
+    texts = [f'{{"name":"Ann","email":"ann{n}@x.org","age":{strange.get(n, n)}}}' for n in range(1_000)]
+    [(rows, _, _)] = grouped([text.encode() for text in texts])
+    assert rows == [n for n in range(1_000) if n not in strange]
+
+
+def test_a_number_that_is_missing_is_left() -> None:
+    """The texts around it share a blank then."""
+    texts = [f'{{"age" : {n} ,"name":"Ann","email":"ann{n}@x.org"}}' for n in range(1_000)]
+    texts[300] = texts[300].replace(" 300 ", " ")
+    [(rows, _, _)] = grouped([text.encode() for text in texts])
+    assert rows == [n for n in range(1_000) if n != 300]
 
 
 def test_every_shape_is_read_together_and_what_is_strange_is_left() -> None:
@@ -153,5 +186,5 @@ def test_every_shape_is_read_together_and_what_is_strange_is_left() -> None:
 
     found = grouped([record(n) for n in range(2_000)])
     left = {n for n in range(0, 2_000, 10) if n // 10 % 4 > 1}
-    assert [set(columns) for _, columns in found] == [{"name", "email", "x"}, {"name", "email", "y"}]
-    assert sorted(row for rows, _ in found for row in rows) == [n for n in range(2_000) if n not in left]
+    assert [set(columns) for _, columns, _ in found] == [{"name", "email", "x"}, {"name", "email", "y"}]
+    assert sorted(row for rows, _, _ in found for row in rows) == [n for n in range(2_000) if n not in left]

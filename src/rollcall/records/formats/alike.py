@@ -1,9 +1,10 @@
-"""Records that are written alike, read all at once: objects of strings, with the same keys in the same order.
+"""Records that are written alike, read all at once: objects of strings and scalars, with the same keys in the same
+order.
 
 A Record is read here only if what stands outside of its values is, byte for byte, that of a Record which orjson has
-read, and if its values are strings for certain. So whoever reads it alone finds the same; `objects` does that with all
-the others. What escapes say is orjson's to tell; where one of them is half a character, a NUL or no escape at all,
-every Record with a backslash is left alone.
+read, and if its values are strings, or plain numbers and booleans, for certain. So whoever reads it alone finds the
+same; `objects` does that with all the others. What escapes say is orjson's to tell; where one of them is half a
+character, a NUL or no escape at all, every Record with a backslash is left alone.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ PIECE_BYTES: Final = 256 << 10
 STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 """A string and its quotes, in what is JSON (dot matches all)."""
 
+SCALAR: Final = r"\A(?:0|-?[1-9]\d{0,17}|-?(?:0|[1-9]\d{0,17})\.\d{1,17}|true|false)\z"
+"""What orjson and Postgres both keep as it is written, whatever else stands there."""
+
+_WRITTEN: Final = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+([^ \t\r\n,}]++)")
+"""A scalar, behind its key."""
+
 _QUOTE, _BACKSLASH, _SPACE = b'"\\ '
 
 Flags = npt.NDArray[np.bool_]
@@ -46,17 +53,20 @@ Columns = dict[str, pa.StringArray]
 
 @dataclass(frozen=True)
 class Shape:
-    """How a Record is written: the keys that hold strings; the texts before, between and behind those strings.
+    """How a Record is written: the keys that hold a value; the texts before, between and behind those values.
 
-    The quotes around a string belong to the texts. A key whose value is null has no string, but stands in a text.
+    The quotes around a string belong to the texts. A key whose value is null has no value, but stands in a text.
+    `scalars`: the keys whose value is no string.
     """
 
     keys: tuple[str, ...]
+    scalars: frozenset[str]
     texts: tuple[bytes, ...]
 
 
-def groups(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, Columns]]:
-    """The Records of one shape, then those of another: their indices, ascending, and the values of each key.
+def groups(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, Columns, frozenset[str]]]:
+    """The Records of one shape, then those of another: their indices, ascending; the values of each key; the keys whose
+    values are scalars, which are JSON as it is written.
 
     Keys that hold null are left out. Records that are in no group, those with a Fault among them, are to be read one by
     one.
@@ -75,16 +85,19 @@ def groups(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, Columns]]:
         shape = _shape(part.raw(rows[0]), mapping)
         if shape is None:
             continue
-        rows, strings = _matching(part, rows, marks, first, shape)
+        rows, values = _matching(part, rows, marks, first, shape)
         if len(rows) < ALIKE_MIN:
             continue
         try:
-            columns = {key: _values(part.data, *string) for key, string in zip(shape.keys, strings, strict=True)}
+            columns = {
+                key: (_pieces if key in shape.scalars else _strings)(part.data, *value)
+                for key, value in zip(shape.keys, values, strict=True)
+            }
         except ValueError:
             left &= ~_with_escapes(part)
             continue
         left[rows] = False
-        yield rows, columns
+        yield rows, columns, shape.scalars
 
 
 def _all_marks(part: Slice) -> Places:
@@ -115,53 +128,76 @@ def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    if type(record) is not dict or not {str, type(None)}.issuperset(map(type, record.values())):
+    if type(record) is not dict or not {str, int, float, bool, type(None)}.issuperset(map(type, record.values())):
         return None
     alone = [mapping.email, *(mapping.name if len(mapping.name) == 1 else ())]
     if any("\0" in key for key in record) or any(record.get(key, "") is None for key in alone):
         return None
-    strings = [found.span() for found in re.finditer(STRING, raw, re.DOTALL)]
     keys = tuple(key for key, value in record.items() if value is not None)
-    if not keys or len(strings) != len(record) + len(keys):
+    scalars = frozenset(key for key in keys if type(record[key]) is not str)
+    strings = [found.span() for found in re.finditer(STRING, raw, re.DOTALL)]
+    if not keys or not scalars.isdisjoint((mapping.email, *mapping.name)):
+        return None
+    if len(strings) != len(record) + len(keys) - len(scalars):
         return None
     places = iter(strings)
     bounds = [0]
-    for value in record.values():
-        next(places)
-        if value is not None:
+    for key, value in record.items():
+        begin, end = next(places)
+        if key in scalars:
+            written = _WRITTEN.match(raw, end)
+            assert written is not None
+            bounds += written.span(1)
+        elif value is not None:
             begin, end = next(places)
             bounds += [begin + 1, end - 1]
     bounds.append(len(raw))
-    return Shape(keys, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True)))
+    return Shape(keys, scalars, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True)))
 
 
 def _matching(
     part: Slice, rows: Offsets, marks: Places, first: Offsets, shape: Shape
 ) -> tuple[Offsets, list[tuple[Offsets, Offsets]]]:
-    """Those of the Records that have this shape, and of each string in it, where it begins and ends in each of them.
+    """Those of the Records that have this shape, and of each value in it, where it begins and ends in each of them.
 
-    `first`: the first mark of each Record. Each text but the last ends with a mark, the next one begins with the mark
-    that follows. So if all texts are the shape's, there is no mark in a string.
+    `first`: the first mark of each Record. Where a text ends and the next one begins is told by the last mark of the
+    one and the first of the other, which follow each other. So if all texts are the shape's, no value has a mark.
     """
-    until = np.cumsum([len(_marks(text)) for text in shape.texts])
+    inside = [_marks(text).tolist() for text in shape.texts]
+    until = np.cumsum([len(places) for places in inside])
     rows = rows[first[rows] + until[-1] <= len(marks)]
-    begins = [part.starts[rows], *(marks[first[rows] + count] for count in until[:-1])]
-    ends = [*(marks[first[rows] + count - 1] + 1 for count in until[:-1]), part.ends[rows]]
+    begins, ends = [part.starts[rows]], list[Offsets]()
+    for count, before, text, after in zip(until[:-1], inside, shape.texts, inside[1:], strict=False):
+        ends.append(marks[first[rows] + count - 1] + (len(text) - before[-1]))
+        begins.append(marks[first[rows] + count] - after[0] if after else part.ends[rows] - len(shape.texts[-1]))
+    ends.append(part.ends[rows])
+    values = list(zip(shape.keys, ends[:-1], begins[1:], strict=True))
     same = np.ones(len(rows), np.bool_)
     for text, begin, end in zip(shape.texts, begins, ends, strict=True):
         same &= end - begin == len(text)
+    for _, begin, end in values:
+        same &= begin <= end
     for text, begin in zip(shape.texts, begins, strict=True):
         texts = np.ndarray(len(part.data) - len(text) + 1, f"S{len(text)}", part.data, strides=1)
         same[same] = texts[begin[same]] == text
-    return rows[same], [(begin[same], end[same]) for begin, end in zip(ends[:-1], begins[1:], strict=True)]
+    for key, begin, end in values:
+        if key in shape.scalars:
+            pieces = _pieces(part.data, begin[same], end[same])
+            same[same] = np.asarray(pc.match_substring_regex(pieces, SCALAR))
+    return rows[same], [(begin[same], end[same]) for _, begin, end in values]
 
 
-def _values(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
-    """What these stretches say as JSON strings. Raises ValueError if one is none, or may hold a NUL."""
+def _pieces(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
+    """These stretches as they are."""
     bounds = np.empty(2 * len(begins), np.int32)
     bounds[::2], bounds[1::2] = begins, ends
-    pieces = pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds.data), pa.py_buffer(data))
-    values = pieces.take(np.arange(0, len(bounds), 2))  # between two of them lies a piece, too
+    pieces = pa.StringArray.from_buffers(max(0, len(bounds) - 1), pa.py_buffer(bounds.data), pa.py_buffer(data))
+    return pieces.take(np.arange(0, len(bounds), 2))  # between two of them lies a piece, too
+
+
+def _strings(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
+    """What these stretches say as JSON strings. Raises ValueError if one is none, or may hold a NUL."""
+    values = _pieces(data, begins, ends)
     if not (signs(values) == _BACKSLASH).any():
         return values
     escaping = pc.match_substring(values, "\\")

@@ -5,7 +5,7 @@ Columns are arrays of strings, valid UTF-8 without nulls, one value a Record. Kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, cast
 
 import numpy as np
@@ -29,10 +29,16 @@ def joined(columns: Sequence[pa.StringArray]) -> pa.StringArray:
     return pc.utf8_ltrim(_concatenated(*words), " ")
 
 
-def attributes(columns: Mapping[str, pa.StringArray], length: int) -> pa.StringArray:
-    """A JSON object of the columns' trimmed values for each row, without blank ones."""
+def attributes(columns: Mapping[str, pa.StringArray], length: int, written: Collection[str] = ()) -> pa.StringArray:
+    """A JSON object of the columns' trimmed values for each row, without blank ones.
+
+    `written`: the columns whose values are JSON already, none of them blank.
+    """
     pieces: list[str | pa.StringArray] = []
     for key, column in columns.items():
+        if key in written:
+            pieces += [f",{orjson.dumps(key).decode()}:", column]
+            continue
         value = pc.utf8_trim(column, BLANKS)
         member = f',{orjson.dumps(key).decode()}:"', _escaped(value), '"'
         blank = not np.asarray(pc.binary_length(value)).all()

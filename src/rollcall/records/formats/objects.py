@@ -61,10 +61,10 @@ def parse(part: Slice, plan: Plan) -> Batch:
     faults = dict(part.faults)
     indices, fields = [], []
     left = np.ones(len(part), np.bool_)
-    for rows, columns in groups(part, plan.mapping):
+    for rows, columns, scalars in groups(part, plan.mapping):
         left[rows] = False
         indices.append(rows)
-        fields.append(_fields(columns, plan.mapping, len(rows)))
+        fields.append(_fields(columns, scalars, plan.mapping, len(rows)))
     if left.any() or not fields:
         indices.append(np.flatnonzero(left))
         fields.append(_one_by_one(part, indices[-1], plan.mapping, faults))
@@ -76,13 +76,13 @@ def parse(part: Slice, plan: Plan) -> Batch:
     return Batch(name, email, others, faults)
 
 
-def _fields(columns: Columns, mapping: Mapping, count: int) -> Fields:
+def _fields(columns: Columns, scalars: frozenset[str], mapping: Mapping, count: int) -> Fields:
     """The fields of Records that are alike."""
     names = [columns[key] for key in mapping.name if key in columns]
     missing = pa.nulls(count, pa.string())
     name = joined(names) if len(names) > 1 else names[0] if names else missing
     others = {key: column for key, column in columns.items() if key not in {mapping.email, *mapping.name}}
-    return name, columns.get(mapping.email, missing), attributes(others, count)
+    return name, columns.get(mapping.email, missing), attributes(others, count, written=scalars)
 
 
 def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, Fault]) -> Fields:
