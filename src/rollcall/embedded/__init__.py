@@ -30,6 +30,7 @@ from urllib.parse import quote
 import psycopg
 
 from rollcall.embedded import programs
+from rollcall.embedded.memory import available, shared_buffers
 from rollcall.errors import EmbeddedFailed, EmbeddedInUse
 
 START_SECONDS = 600.0
@@ -41,7 +42,6 @@ OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "shared_buffers": "256MB",
     "max_wal_size": "8GB",
     # Two Lanes fill the usual 8 MB faster than the WAL writer comes by, and then stand in line to write for it.
     "wal_buffers": "32MB",
@@ -68,7 +68,7 @@ class Server:
         self._cluster = self.home / "data"
         self._socket = _socket_dir(self.home)
         self._bin_dir = bin_dir
-        self._options = OPTIONS | (options or {})
+        self._options = OPTIONS | {"shared_buffers": shared_buffers(available())} | (options or {})
         self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -21,7 +21,7 @@ from rollcall.records.formats.reader import Batch, Fault, Format, Slice
 from rollcall.records.plan import READER, FormatName, Plan
 from rollcall.records.rules import judge
 
-PART_RECORDS = 50_000
+PART_RECORDS = 40_000
 PART_BYTES = 8 << 20
 """A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded)."""
 
