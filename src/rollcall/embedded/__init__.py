@@ -46,7 +46,6 @@ OPTIONS = {
     # Two Lanes fill the usual 8 MB faster than the WAL writer comes by, and then stand in line to write for it.
     "wal_buffers": "32MB",
     "checkpoint_timeout": "15min",
-    "wal_compression": "pglz",
     "logging_collector": "off",
     # A refused statement and its detail would write contacts into the log.
     "log_min_error_statement": "panic",
