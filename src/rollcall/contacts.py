@@ -221,7 +221,7 @@ async def readable(tx: Connection) -> None:
 
 
 async def _copy(tx: Connection, table: LiteralString, rows: Rows) -> None:
-    await copying.copy(tx, f"copy {table} ({COLUMNS}) from stdin (format binary)", rows.encoded)
+    await copying.copy(tx, f"copy {table} ({COLUMNS}) from stdin (format binary)", rows.encoded.chunks)
 
 
 def _timestamp(moment: datetime) -> bytes:

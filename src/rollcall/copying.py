@@ -61,18 +61,14 @@ def jsonb(column: Column) -> Field:
     return [_lengths(values, more=1), b"\x01", values]
 
 
-async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, encoded: Column) -> None:
-    """Bring rows in by `copy … from stdin (format binary)`."""
+async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, encoded: list[Column]) -> None:
+    """Bring rows in by `copy … from stdin (format binary)`, array after array."""
     async with tx.cursor() as cursor, cursor.copy(statement) as copying:
         await copying.write(HEAD)
-        for piece in _pieces(encoded):
+        for piece in encoded:
             offsets = np.frombuffer(piece.buffers()[1], np.int32)[piece.offset :][: len(piece) + 1]
             await copying.write(memoryview(piece.buffers()[2] or b"")[offsets[0] : offsets[-1]])
         await copying.write(TAIL)
-
-
-def _pieces(column: Column) -> list[Column]:
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def _binary(column: Column) -> Column:

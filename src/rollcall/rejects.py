@@ -37,7 +37,7 @@ async def add(tx: Connection, job_id: UUID, found: pa.Table) -> None:
     """Store Rejects (columns record, field, code, value, raw)."""
     data = await asyncio.to_thread(_encode, job_id, found)
     await copying.copy(
-        tx, "copy rollcall.rejects (import_id, record, field, code, value, raw) from stdin (format binary)", data
+        tx, "copy rollcall.rejects (import_id, record, field, code, value, raw) from stdin (format binary)", [data]
     )
 
 

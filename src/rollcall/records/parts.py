@@ -32,6 +32,8 @@ SPARSE = 8
 """Records are packed if they take less than one byte in so many."""
 
 PARSED_RECORDS, PARSED_BYTES = 25_000, 2 << 20
+"""No more of a Part is parsed and judged at a time: what that needs beside its result bounds the memory."""
+
 RAW_BYTES_MAX = 64 << 10
 """How much of a rejected Record's own bytes is kept."""
 
