@@ -105,7 +105,7 @@ def _stages(name: str, found: list[Cost]) -> tuple[str, ...]:
         *(f"{median(each['stages'][stage] for each in said):.1f}" for stage in said[0]["stages"]),
         f"{median(each['seconds'] for each in said):.1f}",
         idle(said[0]["stages"].keys() - LANES, 1),
-        idle(LANES, said[0]["lanes"]),
+        idle(LANES, len(said[0]["lanes"])),
     )
 
 

@@ -260,7 +260,7 @@ def test_check_says_what_it_found_before_a_file_breaks(folder: Path) -> None:
     (folder / "cut.json").write_text(f"[{contacts}")
     done = rollcall(folder, "check", "cut.json")
     assert done.returncode == 1
-    assert re.search(r"12,500 +12,500 +0 +0\n", done.stdout)
+    assert re.search(r"16,000 +16,000 +0 +0\n", done.stdout)
     assert done.stderr.startswith("Error: ")
 
 

@@ -87,7 +87,7 @@ async def test_another_reader_begins_anew_when_nothing_is_committed(place: Site)
     job_id = await place.post("crm", GOOD)
     await place.claim()
     await control.cancel(place.database, job_id)
-    await place.query("update rollcall.imports set plan = %s", '{"reader": 0, "lanes": 2}')
+    await place.query("update rollcall.imports set plan = %s", '{"reader": 0, "lanes": ["", "m"]}')
 
     await place.retry(job_id)
 

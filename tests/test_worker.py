@@ -264,7 +264,7 @@ async def test_a_small_file_takes_one_connection(place: Site, monkeypatch: pytes
     for count, lanes in ((10, 1), (1000, 2)):
         file = File("crm", 0, count)
         job = await place.final(await place.post(file.source, file.csv()))
-        assert (job.state, job.plan and job.plan["lanes"]) == ("succeeded", lanes)
+        assert (job.state, job.plan and len(job.plan["lanes"])) == ("succeeded", lanes)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -43,7 +43,8 @@ async def retry(database: Database, job_id: UUID) -> None:
         while (job := await imports.show(tx, job_id)) and job.state in ("failed", "cancelled"):
             if not await uploads.segments(tx, job.upload_id):
                 raise ObjectMissing
-            if job.plan and job.plan["reader"] != READER and any(await ledger.positions(tx, job_id, job.plan["lanes"])):
+            plan = job.plan
+            if plan and plan["reader"] != READER and any(await ledger.positions(tx, job_id, len(plan["lanes"]))):
                 raise ReaderChanged
             if await imports.retry(tx, job_id):
                 log.info("import.retried", import_id=str(job_id))

@@ -17,10 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects
@@ -28,7 +26,8 @@ from rollcall.contacts import Rows
 from rollcall.database import Connection, Database, asynchronous_commit, down, end_sessions, meaning
 from rollcall.errors import Fenced
 from rollcall.imports import Import
-from rollcall.records import Part, deal, fold
+from rollcall.portions import Portion, Portions
+from rollcall.records import fold
 from rollcall.records.seen import Seen
 from rollcall.telemetry import RETRIES, spend, spending
 
@@ -69,28 +68,21 @@ class Patience:
 
 @dataclass(frozen=True)
 class Share:
-    """One Lane's share of one Part: these rows of its contacts; Lane 0 has the Part's Rejects as well."""
-
-    part: Part
-    rows: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Load:
-    """A Share made ready, one row a key: `new` cannot be among the contacts, `rest` may be."""
+    """Portions, one after the other, made ready; one row a key. `new` cannot be among the contacts, `rest` may be."""
 
     last: int
     position: int
-    new: Rows | None
+    new: Rows
     rest: Rows
     repeats: int
-    rejects: pa.Table | None
+    rejects: pa.Table
 
 
 class Lane:
-    """Give it Shares through `shares`, None at the end; `run` until then. `position` is the last Record loaded.
+    """Loads its Portions until they end: `run`. `position` is the last Record loaded.
 
-    A Share is taken (`shares.join`) when the one before it is ready to be sent.
+    What waits becomes one Share when the one before it is sent. The Lanes of an import take turns in making theirs
+    ready: that is when most memory is needed.
 
     `vacant`: there was no contact of this Source when the load began. Then a key that this Lane has not met yet is new,
     and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds out, and
@@ -103,16 +95,17 @@ class Lane:
         job: Import,
         number: int,
         position: int,
+        portions: Portions,
         *,
         update: bool,
         vacant: bool,
         rejects_max: int,
+        turn: asyncio.Lock,
     ) -> None:
-        self.shares: asyncio.Queue[Share | None] = asyncio.Queue()
-        self.position = position
+        self.position, self._portions = position, portions
         self._alone, self._seen = True, Seen() if vacant else None
         self._database, self._job, self._number, self._update = database, job, number, update
-        self._rejects_max = rejects_max
+        self._rejects_max, self._turn = rejects_max, turn
         self._ids = contacts.Ids(number)
         self._connection: Connection | None = None
 
@@ -123,9 +116,9 @@ class Lane:
         """
         coming = asyncio.create_task(self._next())
         try:
-            while (load := await coming) is not None:
+            while (share := await coming) is not None:
                 coming = asyncio.create_task(self._next())
-                await self._load(load)
+                await self._load(share)
         except BaseException:
             coming.cancel()
             await self._hang_up()
@@ -134,34 +127,38 @@ class Lane:
         if self._connection is not None:
             await self._database.give_back(self._connection)
 
-    async def _next(self) -> Load | None:
-        while (share := await self.shares.get()) is not None:
-            self.shares.task_done()
-            if share.part.last > self.position:
-                with spending("fold"):
-                    return await asyncio.to_thread(self._ready, share, self._seen)
-        return None
+    async def _next(self) -> Share | None:
+        if not (portions := await self._portions.take()):
+            return None
+        async with self._turn:
+            with spending("fold"):
+                return await asyncio.to_thread(self._ready, portions, self._seen)
 
-    def _ready(self, share: Share, seen: Seen | None) -> Load:
-        part, after = share.part, pa.scalar(self.position)
-        left = share.rows[np.asarray(part.contacts["record"])[share.rows] > self.position]
-        refused = part.rejects.filter(pc.greater(part.rejects["record"], after)) if self._number == 0 else None
-        folded, repeats = fold(part.contacts, left, "last" if self._update else "first")
-        rows = contacts.encode(folded, self._ids, source=self._job.source, import_id=self._job.id)
-        if seen is None:
-            return Load(part.last, part.position, None, rows, repeats, refused)
-        met = seen.meet(folded["email"].combine_chunks())
-        return Load(part.last, part.position, rows.only(~met), rows.only(met), repeats, refused)
+    def _ready(self, portions: list[Portion], seen: Seen | None) -> Share:
+        """Nothing is held longer than it is needed: a Share is in memory once as it came, and once as it goes."""
+        last, position = portions[-1].last, portions[-1].position
+        rejected = pa.concat_tables([portion.rejects for portion in portions])
+        together = pa.concat_tables([portion.contacts for portion in portions])
+        portions.clear()
+        folded, repeats = fold(together, "last" if self._update else "first")
+        del together
+        met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
+        new, rest = folded.filter(pa.array(~met)), folded.filter(pa.array(met))
+        del folded
+        return Share(last, position, self._encoded(new), self._encoded(rest), repeats, rejected)
 
-    async def _load(self, load: Load) -> None:
+    def _encoded(self, rows: pa.Table) -> Rows:
+        return contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
+
+    async def _load(self, share: Share) -> None:
         patience = Patience()
-        while self.position < load.last:
+        while self.position < share.last:
             try:
                 if self._connection is None:
-                    await self._dial(load.last)
+                    await self._dial(share.last)
                 else:
-                    await self._commit(self._connection, load)
-                    self.position = load.last
+                    await self._commit(self._connection, share)
+                    self.position = share.last
             except contacts.Contended as error:
                 await patience.pause(error)
             except psycopg.errors.UniqueViolation:
@@ -172,45 +169,44 @@ class Lane:
                 await self._recover(error)
                 await patience.pause(error)
 
-    async def _commit(self, tx: Connection, load: Load) -> None:
+    async def _commit(self, tx: Connection, share: Share) -> None:
         async with tx.transaction():
             with spending("merge"):
-                written = await self._write(tx, load)
+                written = await self._write(tx, share)
             began = time.perf_counter()
         spend("commit", time.perf_counter() - began)
         # A row was there: a commit of ours whose answer was lost. Only if it ends where we end is it this Share.
-        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != load.last:
+        if not written and await ledger.last_of(tx, self._job.id, self._number, self.position + 1) != share.last:
             raise Rewind
 
-    async def _write(self, tx: Connection, load: Load) -> bool:
+    async def _write(self, tx: Connection, share: Share) -> bool:
         """All of a Share's statements; False when the ledger has a row for it already."""
         job, first = self._job, self.position + 1
-        by_code = rejects.by_code(load.rejects) if load.rejects else {}
+        by_code = rejects.by_code(share.rejects)
         rejected = sum(by_code.values())
         await asynchronous_commit(tx)
         if not await imports.fence(tx, job):
             raise Fenced
         if not await ledger.enter(
-            tx, job.id, self._number, first=first, last=load.last, attempt=job.attempt, position=load.position
+            tx, job.id, self._number, first=first, last=share.last, attempt=job.attempt, position=share.position
         ):
             return False
-        done = await self._bring(tx, load)
-        if load.rejects:
-            await self._store(tx, load.rejects)
-        read = len(load.new or ()) + len(load.rest) + load.repeats + rejected
-        outcome = (done.created, done.updated, done.unchanged, done.skipped, load.repeats + done.duplicate, rejected)
+        done = await self._bring(tx, share)
+        if share.rejects:
+            await self._store(tx, share.rejects)
+        read = len(share.new) + len(share.rest) + share.repeats + rejected
+        outcome = (done.created, done.updated, done.unchanged, done.skipped, share.repeats + done.duplicate, rejected)
         await ledger.fill(tx, job.id, self._number, first, (read, *outcome), by_code)
         return True
 
-    async def _bring(self, tx: Connection, load: Load) -> contacts.Outcome:
-        new, rest = load.new, load.rest
-        if new and not self._alone:
-            rest = new + rest
-            new = None
+    async def _bring(self, tx: Connection, share: Share) -> contacts.Outcome:
+        new, rest = share.new, share.rest
+        if not self._alone:
+            new, rest = new.only(np.zeros(len(new), bool)), new + rest
         if new:
             await contacts.add(tx, new)
         done = await contacts.merge(tx, rest, update=self._update, alone=self._alone) if rest else NOTHING
-        return replace(done, created=len(new or ()) + done.created)
+        return replace(done, created=len(new) + done.created)
 
     async def _store(self, tx: Connection, found: pa.Table) -> None:
         """Of an import's Rejects the first are stored: only what the ledger has before this Share decides, so that
@@ -246,14 +242,6 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-
-async def give(part: Part, lanes: list[Lane]) -> None:
-    """Deal a Part to the Lanes; returns when all have taken their Share."""
-    for lane, rows in zip(lanes, deal(part.contacts, len(lanes)), strict=True):
-        lane.shares.put_nowait(Share(part, rows))
-    for lane in lanes:
-        await lane.shares.join()
 
 
 def _why(error: Exception) -> Literal["conflict", "locked", "lost"]:

@@ -22,8 +22,9 @@ from rollcall import contacts, imports, ledger, rejects, storage, uploads
 from rollcall.database import Connection, Database
 from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
 from rollcall.imports import Import
-from rollcall.lane import Lane, Rewind, give, gravest, rest, settle
+from rollcall.lane import Lane, Rewind, gravest, rest, settle
 from rollcall.options import Options
+from rollcall.portions import Portions, give
 from rollcall.reading import reading
 from rollcall.records import Plan, inspect
 from rollcall.storage import Segment, Store
@@ -138,8 +139,9 @@ async def load(cargo: Cargo, plan: Plan) -> int:
     positions = await _positions(cargo, plan)
     _, rejected = await settle(cargo.database, job, lambda tx: ledger.judged(tx, job.id))
     vacant = not any(positions) and await settle(cargo.database, job, lambda tx: contacts.vacant(tx, job.source))
-    chosen = partial(Lane, cargo.database, job, update=update, vacant=vacant, rejects_max=most)
-    lanes = [chosen(number, at) for number, at in enumerate(positions)]
+    chosen = partial(Lane, cargo.database, job, update=update, vacant=vacant, rejects_max=most, turn=asyncio.Lock())
+    waiting = [Portions(after=at, lanes=len(positions)) for at in positions]
+    lanes = [chosen(number, *each) for number, each in enumerate(zip(positions, waiting, strict=True))]
     total, stop = max(positions), None
     try:
         async with (
@@ -150,15 +152,15 @@ async def load(cargo: Cargo, plan: Plan) -> int:
                 group.create_task(lane.run())
             try:
                 async for part in coming:
-                    await give(part, lanes)
+                    await give(part, plan.lanes, waiting)
                     total = part.last
                     rejected += part.rejects.num_rows if part.last > positions[0] else 0
                     if cargo.options.too_many(rejected, total):
                         raise TooManyRejects(f"{rejected:,} of the first {total:,} records were rejected.")
             except (Unreadable, Draining) as fault:
                 stop = fault
-            for lane in lanes:
-                lane.shares.put_nowait(None)
+            for portions in waiting:
+                await portions.end()
     except BaseExceptionGroup as group_of_faults:
         raise gravest(group_of_faults) from None
     if stop is not None:
@@ -192,4 +194,4 @@ def log_failure(job: Import, code: str) -> None:
 
 
 async def _positions(cargo: Cargo, plan: Plan) -> list[int]:
-    return await settle(cargo.database, cargo.job, lambda tx: ledger.positions(tx, cargo.job.id, plan.lanes))
+    return await settle(cargo.database, cargo.job, lambda tx: ledger.positions(tx, cargo.job.id, len(plan.lanes)))

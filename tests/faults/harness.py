@@ -23,7 +23,7 @@ from uuid import UUID
 
 import psycopg
 
-from rollcall import control, imports, pipeline
+from rollcall import control, imports, pipeline, portions
 from rollcall.database import Connection, Database, connect
 from rollcall.imports import Import
 from rollcall.options import Options
@@ -51,16 +51,16 @@ async def until(condition: Callable[[], Awaitable[T | None]], seconds: float, wh
 
 
 @contextmanager
-def part_records(count: int) -> Iterator[None]:
-    """Parts of at most so many Records, in this process."""
+def part_records(count: int, rows: int = 0) -> Iterator[None]:
+    """Parts of at most so many Records, in this process; a Share is of one Part, or of those that have `rows`."""
     defaults = parts.__kwdefaults__
     assert defaults is not None
-    before = defaults["part_records"]
-    defaults["part_records"] = count
+    before = defaults["part_records"], portions.ROWS
+    defaults["part_records"], portions.ROWS = count, rows
     try:
         yield
     finally:
-        defaults["part_records"] = before
+        defaults["part_records"], portions.ROWS = before
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ HOLES = (
         "test_lane.py::test_connections_lost_anywhere",
         (
             "lane.py",
-            "                    await self._dial(load.last)\n",
-            "                    try:\n                        await self._dial(load.last)\n"
+            "                    await self._dial(share.last)\n",
+            "                    try:\n                        await self._dial(share.last)\n"
             "                    except psycopg.Error as error:\n"
             "                        raise DatabaseDown from error\n",
         ),

@@ -148,7 +148,7 @@ FAULTS = (
         "F31",
         "a Part holds so many bytes at most",
         "test_faults_service.py::test_a_worker_stays_small",
-        ("records/parts.py", "PART_BYTES = 8 << 20", "PART_BYTES = 1 << 40"),
+        ("records/parts.py", "PART_BYTES = 4 << 20", "PART_BYTES = 1 << 40"),
     ),
     undone(
         "F32",

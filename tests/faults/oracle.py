@@ -2,7 +2,8 @@
 
 Lanes hold different keys and a Source has one import at a time, so the order in which Shares entered the ledger is the
 order of their commits for every key. `INSTRUMENTS` adds that order to a test's own database, and the history of states.
-Knows nothing of Rollcall's code but the tables and the rule by which keys are dealt to Lanes.
+Knows nothing of Rollcall's code but the tables and the rule by which keys are dealt to Lanes: each begins somewhere in
+the order of addresses, as the Plan says.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import psycopg
 
 COLUMNS = ("name", "email", "phone", "company")
 FIRST_NAMES = ("Ana", "Bo", "Cy", "Dée", "Éva", "Flo", "Gus", "Hal")
-LANES = 2
 INSTRUMENTS = """
 create schema oracle;
 create sequence oracle.ord;
@@ -120,6 +120,7 @@ async def violations(url: str, files: dict[UUID, File]) -> list[str]:
     """
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as tx:
         imports = {row[0]: row[1:] for row in await _all(tx, IMPORTS)}
+        begins = {job: row[-1] or [""] for job, row in imports.items()}  # no Plan, no Share
         ledger = [Ledger.of(*row) for row in await _all(tx, LEDGER)]
         contacts = {(row[0], row[1]): row[2:] for row in await _all(tx, CONTACTS)}
         rejects = {(row[0], row[1]) for row in await _all(tx, "select import_id, record from rollcall.rejects")}
@@ -130,7 +131,7 @@ async def violations(url: str, files: dict[UUID, File]) -> list[str]:
     wanted: dict[tuple[str, str], tuple[Any, ...]] = {}
     wanted_rejects: set[tuple[UUID, int]] = set()
     for share in ledger:
-        counts = _replay(share, files[share.import_id], wanted, wanted_rejects)
+        counts = _replay(share, begins[share.import_id], files[share.import_id], wanted, wanted_rejects)
         if counts != share.counts:
             found.append(f"Share {share} should count {counts}")
     if contacts != wanted:
@@ -142,8 +143,8 @@ async def violations(url: str, files: dict[UUID, File]) -> list[str]:
     return found + _of_history(history, ledger)
 
 
-IMPORTS = """select id, state, error_code, total, read, created, updated, unchanged, skipped, duplicate, rejected
-               from rollcall.imports"""
+IMPORTS = """select id, state, error_code, total, read, created, updated, unchanged, skipped, duplicate, rejected,
+                    plan->'lanes' from rollcall.imports"""
 LEDGER = """select import_id, lane, first, last, attempt, ord, read, created, updated, unchanged, skipped, duplicate,
                    rejected from rollcall.import_parts order by ord"""
 CONTACTS = "select source, email, name, attributes, import_id, record from public.contacts"
@@ -155,9 +156,9 @@ async def _all(tx: psycopg.AsyncConnection[Any], query: str) -> list[tuple[Any, 
 
 
 def _of_import(job: UUID, file: File, row: tuple[Any, ...], shares: list[Ledger]) -> list[str]:
-    state, error, total, *counts = row
+    state, error, total, *counts, begins = row
     found = []
-    for lane in range(LANES):
+    for lane in range(len(begins or [])):
         reached = 0
         for share in sorted((each for each in shares if each.lane == lane), key=lambda each: each.first):
             if share.first != reached + 1:
@@ -176,7 +177,11 @@ def _of_import(job: UUID, file: File, row: tuple[Any, ...], shares: list[Ledger]
 
 
 def _replay(
-    share: Ledger, file: File, table: dict[tuple[str, str], tuple[Any, ...]], rejects: set[tuple[UUID, int]]
+    share: Ledger,
+    begins: list[str],
+    file: File,
+    table: dict[tuple[str, str], tuple[Any, ...]],
+    rejects: set[tuple[UUID, int]],
 ) -> tuple[int, ...]:
     """Apply a Share to the table; its counts: read, created, updated, unchanged, skipped, duplicate, rejected."""
     folded: dict[str, tuple[str, dict[str, str], int]] = {}
@@ -187,7 +192,7 @@ def _replay(
             if share.lane == 0:
                 counts["rejected"] += 1
                 rejects.add((share.import_id, number))
-        elif sum(contact[0].encode()) % LANES == share.lane:
+        elif sum(contact[0] >= begin for begin in begins[1:]) == share.lane:
             email, (name, attributes) = contact
             counts["duplicate"] += email in folded
             folded[email] = (name, folded[email][1] | attributes if email in folded else attributes, number)

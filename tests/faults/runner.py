@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults.store import FaultyStore
-from rollcall import reading, settings, telemetry, worker
+from rollcall import portions, reading, settings, telemetry, worker
 from rollcall.records import Part, parts
 
 POISON = "poison@example.org"
@@ -68,7 +68,7 @@ def become(environment: dict[str, str], log: str) -> None:
 
 def work(records: int, haste: float, *, once: bool) -> None:
     assert parts.__kwdefaults__ is not None
-    parts.__kwdefaults__["part_records"] = records
+    parts.__kwdefaults__["part_records"], portions.ROWS = records, 0
     worker.BEAT_SECONDS /= haste
     worker.STALE_SECONDS /= haste
     worker.GRACE_SECONDS /= haste

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from collections import Counter
 
 import pytest
 import zstandard
@@ -61,11 +62,33 @@ def test_tells_by_the_bytes(written: str) -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+@pytest.mark.parametrize("form", ["csv", "array", "lines"])
+@pytest.mark.parametrize("note", ["", "x" * 3000], ids=["narrow", "wide"])
+def test_lanes_divide_the_addresses_of_the_head(form: str, note: str) -> None:
+    """The head ends in the midst of a Record; of one MiB of wide ones there are 340."""
+    emails = [f"{'ABCDEFGH'[number % 8]}{number}@x.org" for number in range(1_000 if note else 20_000)]
+    people = [{"name": "Ann", "email": email, "note": note} for email in emails]
+    data = {
+        "csv": "\n".join(["name,email,note", *(",".join(person.values()) for person in people)]),
+        "array": json.dumps(people),
+        "lines": "\n".join(map(json.dumps, people)),
+    }[form]
+
+    begins = inspect(io.BytesIO(data.encode()), lanes=4).lanes
+
+    lanes = Counter(sum(email.lower() >= begin for begin in begins) for email in emails)
+    assert lanes == {lane: pytest.approx(len(emails) / 4, rel=0.15) for lane in (1, 2, 3, 4)}
+
+
+def test_a_file_without_addresses_has_one_lane() -> None:
+    assert inspect(io.BytesIO(b"name,email\nAnn,\nBob,\n"), lanes=2).lanes == ("",)
+
+
 def test_what_is_given_is_not_guessed() -> None:
     data = b"a;b,c;d\nann@example.com;Ann,Lee;1\n"
 
-    assert inspect(io.BytesIO(data), mapping=Mapping("a", ("b,c",)), lanes=4) == Plan(
-        "csv", "none", ("a", "b,c", "d"), Mapping("a", ("b,c",)), ";", lanes=4
+    assert inspect(io.BytesIO(data), mapping=Mapping("a", ("b,c",))) == Plan(
+        "csv", "none", ("a", "b,c", "d"), Mapping("a", ("b,c",)), ";"
     )
     with pytest.raises(BadMapping, match='names "e"'):
         inspect(io.BytesIO(data), mapping=Mapping("e", ("a",)))

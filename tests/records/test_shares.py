@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +33,9 @@ def of(emails: Iterable[str]) -> pa.Table:
 
 
 def deal(table: pa.Table, lanes: int) -> list[pa.Table]:
-    return [table.take(rows) for rows in shares.deal(table, lanes)]
-
-
-def fold(table: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
-    return shares.fold(table, np.arange(table.num_rows), keep)
+    """To Lanes that were found by these very addresses; some of them may be empty."""
+    begins = shares.divide(map(str, table["email"].to_pylist()), lanes)
+    return shares.deal(table, begins)
 
 
 def realistic(kind: str, count: int = 20_000) -> list[str]:
@@ -69,35 +67,48 @@ def test_lanes_get_even_shares(kind: str, lanes: int) -> None:
         assert share.num_rows == pytest.approx(len(emails) / lanes, rel=0.1)
 
 
-def test_the_lane_of_a_key_never_changes() -> None:
-    """Fixed by hand: an import that began with one version goes on with the next."""
-    dealt = deal(of(["ann@example.com", "bob@example.com", "co@x.org", "d@x.org", "user1@example.com"]), 3)
+@pytest.mark.parametrize(
+    ("emails", "begins"),
+    [
+        ([], ("",)),
+        (["ann@x.org"] * 3, ("",)),
+        (["ann@x.org", "bob@x.org"], ("", "b")),
+        (["ann@x.org", "ann@x.org.uk"], ("", "ann@x.org.")),
+        (["user1@x.org", "user2@x.org", "user22@x.org"], ("", "user2")),
+        (["émile@x.org", "éva@x.org"], ("", "év")),
+    ],
+)
+def test_a_lane_begins_with_as_little_as_parts_two_addresses(emails: list[str], begins: tuple[str, ...]) -> None:
+    assert shares.divide(emails, 2) == begins
 
-    assert [share["email"].to_pylist() for share in dealt] == [
-        ["ann@example.com", "co@x.org"],
-        ["d@x.org"],
-        ["bob@example.com", "user1@example.com"],
+
+def test_a_lane_begins_with_a_short_text_if_there_is_one_nearby() -> None:
+    emails = [f"{letter}{number:04d}@x.org" for letter in "ab" for number in range(1000)]
+
+    assert shares.divide(emails[:-20], 2) == ("", "b")
+
+
+def test_a_lane_is_a_stretch_of_the_order_of_addresses() -> None:
+    """By bytes, as the index has them; what a Lane begins with is its own."""
+    emails = ["zoë@x.org", "a@x.org", "n@x.org", "m@x.org", "n", "éva@x.org"]
+
+    assert [share["email"].to_pylist() for share in shares.deal(of(emails), ("", "n", "éva@x.org"))] == [
+        ["a@x.org", "m@x.org"],
+        ["zoë@x.org", "n@x.org", "n"],
+        ["éva@x.org"],
     ]
-
-
-def test_a_key_has_one_lane_wherever_it_stands() -> None:
-    emails = realistic("names", 500)
-    homes = {email: lane for lane, share in enumerate(deal(of(emails), 4)) for email in share["email"].to_pylist()}
-    later = deal(of(emails).slice(77), 4)
-
-    assert all(homes[email] == lane for lane, share in enumerate(later) for email in share["email"].to_pylist())
 
 
 def test_file_order_is_kept_and_one_lane_gets_all() -> None:
     table = of(realistic("random", 1000))
 
-    assert deal(table, 1) == [table]
+    assert shares.deal(table, ("",)) == [table]
     assert all(np.all(np.diff(share["record"]) > 0) for share in deal(table, 3))
-    assert [share.num_rows for share in deal(table.slice(0, 0), 2)] == [0, 0]
+    assert [share.num_rows for share in shares.deal(table.slice(0, 0), ("", "m"))] == [0, 0]
 
 
 def test_folds_in_file_order() -> None:
-    rows, folded = fold(
+    rows, folded = shares.fold(
         contacts(
             ("b@x.org", "Bob", '{"phone":"1","city":"Rom"}'),
             ("a@x.org", "Ann", "{}"),
@@ -116,7 +127,7 @@ def test_folds_in_file_order() -> None:
 
 
 def test_the_first_wins_whole_when_asked() -> None:
-    rows, folded = fold(contacts(("b@x.org", "Bob", '{"a":1}'), ("b@x.org", "Robert", '{"b":2}')), keep="first")
+    rows, folded = shares.fold(contacts(("b@x.org", "Bob", '{"a":1}'), ("b@x.org", "Robert", '{"b":2}')), keep="first")
 
     assert folded == 1
     assert rows.to_pylist() == [{"email": "b@x.org", "name": "Bob", "attributes": '{"a":1}', "record": 1}]
@@ -124,7 +135,8 @@ def test_the_first_wins_whole_when_asked() -> None:
 
 def test_no_number_changes_in_a_merge() -> None:
     numbers = '{"a":12345678901234567890123,"b":1e400,"c":1.10,"d":-0,"e":{"f":0.1000000000000000055511151231257827}}'
-    rows, _ = fold(contacts(("b@x.org", "Bob", numbers), ("b@x.org", "Bob", '{ "z" : 1 }'), ("b@x.org", "Bob", "{ }")))
+    bob = "b@x.org", "Bob"
+    rows, _ = shares.fold(contacts((*bob, numbers), (*bob, '{ "z" : 1 }'), (*bob, "{ }")))
 
     assert rows["attributes"][0].as_py() == numbers[:-1] + ',"z" : 1}'
 
@@ -132,7 +144,7 @@ def test_no_number_changes_in_a_merge() -> None:
 def test_sorts_by_bytes() -> None:
     emails = ["z@x.org", "a_b@x.org", "a-b@x.org", "ab@x.org", "a+b@x.org", "0@x.org"]
 
-    assert fold(of(emails))[0]["email"].to_pylist() == sorted(emails)
+    assert shares.fold(of(emails))[0]["email"].to_pylist() == sorted(emails)
 
 
 ROW = st.tuples(
@@ -154,7 +166,7 @@ def test_dealt_and_folded_is_what_one_after_the_other_gives(
             expected[email] = (name, expected[email][1] | attributes, record)
     table = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows))
 
-    folds = [fold(share, keep) for share in deal(table, lanes)]
+    folds = [shares.fold(share, keep) for share in deal(table, lanes)]
 
     found = {
         row["email"]: (row["name"], json.loads(row["attributes"]), row["record"])

@@ -10,9 +10,12 @@ stream anew. Memory is bounded whatever their size.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from io import BytesIO
 from typing import BinaryIO
 
-from rollcall.errors import EmptyFile, UnknownFormat
+from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
 from rollcall.records import archive, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, ndjson
@@ -20,9 +23,13 @@ from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, FormatName, Mapping, Plan
 from rollcall.records.rules import message
-from rollcall.records.shares import deal, fold
+from rollcall.records.shares import deal, divide, fold
 
 __all__ = ["Mapping", "Part", "Plan", "cells", "deal", "fold", "inspect", "message", "parts"]
+
+
+SAMPLE_RECORDS, SAMPLE_PIECE = 5_000, 250
+"""How many Records' addresses are looked at, so many at a time; the last ones before the head ends are not."""
 
 
 def inspect(
@@ -30,9 +37,10 @@ def inspect(
     *,
     format: str | None = None,  # noqa: A002
     mapping: Mapping | None = None,
-    lanes: int = 2,
+    lanes: int = 1,
 ) -> Plan:
-    """What the file is, by its bytes: its first MiB (decoded), or 5 if the first Record of a JSON file is that long.
+    """What the file is, by its bytes: its first MiB (decoded), or 5 if the first Record of a JSON file is that long;
+    and how its addresses are divided among so many Lanes.
 
     `format` (csv, tsv, json, ndjson) and `mapping` are taken as given and checked; what is not given is detected and
     guessed. Raises the Unreadable that says why the file cannot be imported, and what the stream raises.
@@ -46,7 +54,8 @@ def inspect(
     if name in ("csv", "tsv"):
         delimiter, skip, headings = text.csv_dialect(head, "\t" if name == "tsv" else None)
         header = mappings.unique(headings)
-        return Plan("csv", compression, header, _columns(mapping, header), delimiter, skip, lanes)
+        plan = Plan("csv", compression, header, _columns(mapping, header), delimiter, skip)
+        return replace(plan, lanes=_lanes(plan, head, lanes))
     if name not in ("json", "ndjson"):
         raise UnknownFormat(f'The format "{name}" is not known. It can be csv, tsv, json or ndjson.')
     json_format: FormatName = "json" if name == "json" else "ndjson"
@@ -55,7 +64,20 @@ def inspect(
     if not header and not whole:  # the first Record is longer than the head
         more, whole = _more(blocks, RECORD_BYTES_MAX)
         header = tuple(keys(head + more, whole))
-    return Plan(json_format, compression, header, _columns(mapping, header), lanes=lanes)
+    plan = Plan(json_format, compression, header, _columns(mapping, header))
+    return replace(plan, lanes=_lanes(plan, head, lanes))
+
+
+def _lanes(plan: Plan, head: bytes, lanes: int) -> tuple[str, ...]:
+    """Where the Lanes begin, by the first addresses of the file; its first bytes may end anywhere."""
+    emails: list[str] = []
+    if lanes > 1:
+        with suppress(Unreadable):
+            for part in parts(BytesIO(head), replace(plan, compression="none"), part_records=SAMPLE_PIECE):
+                emails += map(str, part.contacts["email"].to_pylist())
+                if part.last >= SAMPLE_RECORDS:
+                    break
+    return divide(emails, lanes)
 
 
 def cells(raw: bytes, plan: Plan) -> list[str]:

@@ -21,12 +21,9 @@ from rollcall.records.formats.reader import Batch, Fault, Format, Slice
 from rollcall.records.plan import READER, FormatName, Plan
 from rollcall.records.rules import judge
 
-PART_RECORDS = 40_000
-PART_BYTES = 8 << 20
+PART_RECORDS = 16_000
+PART_BYTES = 4 << 20
 """A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded)."""
-
-FIRST_RECORDS = 12_500
-"""The first one is small, so that loading begins soon."""
 
 SPARSE = 8
 """Records are packed if they take less than one byte in so many."""
@@ -100,21 +97,21 @@ def cut(
     Yields the number of the first Record with them. The data of each begins with its first Record and ends with its
     last.
     """
-    first, pieces, held, held_bytes, limit = 1, [], 0, 0, min(records, FIRST_RECORDS)
+    first, pieces, held, held_bytes = 1, [], 0, 0
     for piece in slices:
         bytes_until = np.cumsum(piece.ends - piece.starts)
         begin = 0
         while begin < len(piece):
             before = int(bytes_until[begin - 1]) if begin else 0
             reaches = int(np.searchsorted(bytes_until, before + size - held_bytes)) + 1
-            end = min(begin + limit - held, reaches, len(piece))
+            end = min(begin + records - held, reaches, len(piece))
             pieces.append(_between(piece, begin, end))
             held += end - begin
             held_bytes += int(bytes_until[end - 1]) - before
             begin = end
-            if held == limit or held_bytes >= size:
+            if held == records or held_bytes >= size:
                 yield first, pieces
-                first, pieces, held, held_bytes, limit = first + held, [], 0, 0, records
+                first, pieces, held, held_bytes = first + held, [], 0, 0
     if pieces:
         yield first, pieces
 

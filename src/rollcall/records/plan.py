@@ -37,6 +37,7 @@ class Plan:
     `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
     sample, in order of appearance (a guide for people and reject files; later Records may have others).
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
+    `lanes`: where each Lane begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
     format: FormatName
@@ -45,7 +46,7 @@ class Plan:
     mapping: Mapping
     delimiter: str | None = None
     skip: int = 0
-    lanes: int = 2
+    lanes: tuple[str, ...] = ("",)
     reader: int = READER
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +60,7 @@ class Plan:
             **stored
             | {
                 "header": tuple(stored["header"]),
+                "lanes": tuple(stored["lanes"]),
                 "mapping": Mapping(email=mapping["email"], name=tuple(mapping["name"])),
             }
         )

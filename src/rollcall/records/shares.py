@@ -1,12 +1,12 @@
-"""Contacts of one Part, dealt to the Lanes and folded to one row a key. Pure; knows no connection and no table.
+"""Contacts dealt to the Lanes and folded to one row a key. Pure; knows no connection and no table.
 
-Every Contact of one key goes to the same Lane in every Part, on every machine and in every version: a resumed import
-deals as the one before it did.
+A Lane is a stretch of the order of addresses: what it brings at a time lies side by side in the index, and no other
+Lane is there. Where Lanes begin is in the Plan, so that a resumed import deals as the one before it did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,26 +17,48 @@ import pyarrow.compute as pc
 
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
 Rows = npt.NDArray[np.int64]
-"""Where Contacts stand in their Part."""
+NEAR = 50
+"""A Lane may get a fiftieth more or less than it should, if it then begins with a shorter text."""
 
 
-def deal(contacts: pa.Table, lanes: int) -> list[Rows]:
-    """Each Lane's Contacts, in file order: those of Lane `(the sum of the email's bytes) mod lanes`.
+def divide(emails: Iterable[str], lanes: int) -> tuple[str, ...]:
+    """Where each of so many Lanes begins, so that each gets about as many of these addresses; fewer if that cannot be.
 
-    The plainest hash there is, so that it never changes; counted-up and random addresses spread evenly over it.
+    A Lane begins with the shortest text that parts two addresses near there: mostly a few letters, nobody's address.
     """
-    lane = _byte_sums(_column(contacts, "email")) % lanes
-    return [np.flatnonzero(lane == number) for number in range(lanes)]
+    keys = sorted(set(emails))
+    begins = {""}
+    for lane in range(1, lanes):
+        middle, around = len(keys) * lane // lanes, len(keys) // lanes // NEAR
+        near = range(max(middle - around, 1), min(middle + around + 1, len(keys)))
+        begins.add(min((_parting(keys[at - 1], keys[at]) for at in near), key=len, default=""))
+    return tuple(sorted(begins))
 
 
-def fold(contacts: pa.Table, rows: Rows, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
-    """These Contacts as one row a key, sorted by email (byte order), and how many Records were folded away.
+def _parting(key: str, next_key: str) -> str:
+    """The shortest beginning of `next_key` that lies behind `key`."""
+    same = next((at for at, (one, other) in enumerate(zip(key, next_key, strict=False)) if one != other), len(key))
+    return next_key[: same + 1]
+
+
+def deal(contacts: pa.Table, begins: Sequence[str]) -> list[pa.Table]:
+    """Each Lane's Contacts, in file order."""
+    if len(begins) == 1:
+        return [contacts]
+    email = _column(contacts, "email")
+    lane = np.zeros(len(email), np.int64)
+    for begin in begins[1:]:
+        lane += np.asarray(pc.greater_equal(email, pa.scalar(begin)))
+    return [contacts.take(np.flatnonzero(lane == number)) for number in range(len(begins))]
+
+
+def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
+    """Contacts as one row a key, sorted by email (byte order), and how many Records were folded away.
 
     `last` folds as the merge into `contacts` would, Record after Record: the last name wins, attributes are merged by
     their top-level keys, the last Record number stays. `first` keeps the first Record as it is (onDuplicate=skip).
     """
-    order = np.asarray(pc.array_sort_indices(_column(contacts, "email").take(rows)))  # stable: in file order by key
-    found = contacts.take(rows[order])
+    found = contacts.take(pc.array_sort_indices(_column(contacts, "email")))  # stable: in file order by key
     email = _column(found, "email")
     starts = np.ones(len(email), bool)
     if len(email) > 1:
@@ -68,14 +90,6 @@ def _merge(texts: Iterable[str]) -> str:
     """
     bodies = [text.strip()[1:-1].strip() for text in reversed(dict.fromkeys(reversed(list(texts))))]
     return "{" + ",".join(filter(None, bodies)) + "}"
-
-
-def _byte_sums(column: Column) -> npt.NDArray[np.int64]:
-    _, offsets, data = column.buffers()
-    if not len(column) or offsets is None or data is None:
-        return np.empty(0, np.int64)
-    begins = np.frombuffer(memoryview(offsets), np.int32)[column.offset : column.offset + len(column) + 1]
-    return np.add.reduceat(np.frombuffer(memoryview(data), np.uint8)[: begins[-1]], begins[:-1], dtype=np.int64)
 
 
 def _column(table: pa.Table, name: str) -> Column:
