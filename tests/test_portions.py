@@ -90,6 +90,7 @@ async def test_all_lanes_together_keep_to_the_limit(monkeypatch: pytest.MonkeyPa
         for first in range(1, 4 * count, 4):
             await asyncio.wait_for(give(part(first, 2), ("",), [lane]), 5)
         over = asyncio.create_task(give(part(4 * count + 1, 2), ("",), [lane]))
+        await asyncio.wait([over], timeout=0.1)
 
         assert len(await lane.take()) == count
         await asyncio.wait_for(over, 5)
