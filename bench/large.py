@@ -28,8 +28,8 @@ def large(stand: Stand) -> Round:
     """The large file into an empty Source, by psql, as CSV and as JSON; the usual one into an empty Source, and into
     that.
 
-    psql begins, as in every pair: the first one who needs so much memory and WAL may have to wait for the system to find
-    it (10 s of ten million, where it comes from a host that gives it page by page).
+    psql begins, as in every pair: who is the first to need so much memory and WAL may have to wait until the system has
+    it (10 s of ten million, where a host gives it page by page).
     """
     much = People(stand.scale.large)
     others = People(stand.scale.count, first=stand.scale.large)
