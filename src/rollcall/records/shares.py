@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
 Rows = npt.NDArray[np.int64]
+LETTERS_MAX = 12
 NEAR = 50
 """A Lane may get a fiftieth more or less than it should, if it then begins with a shorter text."""
 
@@ -24,9 +25,10 @@ NEAR = 50
 def divide(emails: Iterable[str], lanes: int) -> tuple[str, ...]:
     """Where each of so many Lanes begins, so that each gets about as many of these addresses; fewer if that cannot be.
 
-    A Lane begins with the shortest text that parts two addresses near there: mostly a few letters, nobody's address.
+    A Lane begins with the shortest text that parts two addresses near there: mostly a few letters, never an address,
+    for the Plan stays when the file is gone.
     """
-    keys = sorted(set(emails))
+    keys = sorted({email.partition("@")[0] for email in emails})
     begins = {""}
     for lane in range(1, lanes):
         middle, around = len(keys) * lane // lanes, len(keys) // lanes // NEAR
@@ -36,9 +38,9 @@ def divide(emails: Iterable[str], lanes: int) -> tuple[str, ...]:
 
 
 def _parting(key: str, next_key: str) -> str:
-    """The shortest beginning of `next_key` that lies behind `key`."""
+    """The shortest beginning of `next_key` that lies behind `key`, if it is short enough."""
     same = next((at for at, (one, other) in enumerate(zip(key, next_key, strict=False)) if one != other), len(key))
-    return next_key[: same + 1]
+    return next_key[: min(same + 1, LETTERS_MAX)]
 
 
 def deal(contacts: pa.Table, begins: Sequence[str]) -> list[pa.Table]:
