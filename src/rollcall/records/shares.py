@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
 Rows = npt.NDArray[np.int64]
-LETTERS_MAX = 12
+LETTERS_MAX = 16
 NEAR = 50
 """A Lane may get a fiftieth more or less than it should, if it then begins with a shorter text."""
 
