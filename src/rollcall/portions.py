@@ -85,7 +85,7 @@ class Portions:
 
 async def give(part: Part, begins: Sequence[str], lanes: Sequence[Portions]) -> None:
     """Deal a Part to the Lanes, which begin there; returns when there is room for the next one."""
-    dealt = await asyncio.to_thread(deal, part.contacts, begins)
+    dealt = [part.contacts] if len(lanes) == 1 else await asyncio.to_thread(deal, part.contacts, begins)
     for number, (portions, contacts) in enumerate(zip(lanes, dealt, strict=True)):
         rejects = part.rejects if number == 0 else part.rejects.slice(0, 0)
         await portions.put(Portion(part.first, part.last, part.position, contacts, rejects))

@@ -45,8 +45,6 @@ def _parting(key: str, next_key: str) -> str:
 
 def deal(contacts: pa.Table, begins: Sequence[str]) -> list[pa.Table]:
     """Each Lane's Contacts, in file order."""
-    if len(begins) == 1:
-        return [contacts]
     email = _column(contacts, "email")
     lane = np.zeros(len(email), np.int64)
     for begin in begins[1:]:
