@@ -59,7 +59,7 @@ async def test_what_waits_becomes_one_share() -> None:
     assert await taken(lane) == [([1, 3, 5, 7, 9], [2, 4, 6, 8, 10])]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("ROWS", 10), ("BYTES", 350)])
+@pytest.mark.parametrize(("limit", "value"), [("ROWS", 5), ("BYTES", 350)])
 async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portions, limit, value)
     lane = Portions(after=0, lanes=1)
@@ -84,7 +84,7 @@ async def test_one_that_is_too_large_is_a_share_of_its_own(monkeypatch: pytest.M
 
 
 async def test_all_lanes_together_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portions, "ROWS", 16)
+    monkeypatch.setattr(portions, "ROWS", 8)
     for lanes, count in ((1, 4), (2, 2), (4, 1)):
         lane = Portions(after=0, lanes=lanes)
         for first in range(1, 4 * count, 4):

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from rollcall.records import Part, deal
 
-ROWS, BYTES = 50_000, 10 << 20
-"""No more Portions become a Share than have its part of so many Contacts and Rejects, of so many bytes; but always one.
-What all Lanes together may have, so that memory does not grow with their number."""
+ROWS, BYTES = 50_000, 16 << 20
+"""No more Portions become a Share than have its part of so many Contacts and, with the Rejects, of so many bytes; but
+always one. What all Lanes together may have, so that memory does not grow with their number."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Portions:
 
     def _fitting(self) -> int:
         """How many of those that wait will become one Share."""
-        rows = np.cumsum([each.contacts.num_rows + each.rejects.num_rows for each in self._waiting])
+        rows = np.cumsum([each.contacts.num_rows for each in self._waiting])
         size = np.cumsum([each.contacts.nbytes + each.rejects.nbytes for each in self._waiting])
         fit = np.count_nonzero((rows <= ROWS // self._lanes) & (size <= BYTES // self._lanes))
         return max(int(fit), min(1, len(self._waiting)))
