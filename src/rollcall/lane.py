@@ -1,4 +1,4 @@
-"""A Lane: one connection's way through an import, one transaction for the Lane's Share of each Part.
+"""A Lane: one connection's way through an import, Share after Share of its stretch of addresses, each one transaction.
 
     settings of a Share → fence → ledger row → add, merge → Rejects (Lane 0) → fill the row → COMMIT
 
