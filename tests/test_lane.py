@@ -138,7 +138,7 @@ async def test_connections_lost_anywhere(place: Site, before: Proxy, seed: int) 
 
     before.judge = judge
 
-    with part_records(PART_RECORDS // 4, rows=0 if seed % 2 else PART_RECORDS):
+    with part_records(PART_RECORDS // 4, rows=-1 if seed % 2 else PART_RECORDS):
         await assert_whole(place)
 
     assert len(before.harmed) >= 5

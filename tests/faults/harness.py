@@ -51,8 +51,9 @@ async def until(condition: Callable[[], Awaitable[T | None]], seconds: float, wh
 
 
 @contextmanager
-def part_records(count: int, rows: int = 0) -> Iterator[None]:
-    """Parts of at most so many Records, in this process; a Share is of one Part, or of those that have `rows`."""
+def part_records(count: int, rows: int = -1) -> Iterator[None]:
+    """Parts of at most so many Records, in this process; a Share is of one Part, or of those that have `rows`
+    contacts of all Lanes together (an empty Portion has none: not 0, but -1 joins nothing)."""
     defaults = parts.__kwdefaults__
     assert defaults is not None
     before = defaults["part_records"], portions.ROWS

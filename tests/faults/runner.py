@@ -68,7 +68,7 @@ def become(environment: dict[str, str], log: str) -> None:
 
 def work(records: int, haste: float, *, once: bool) -> None:
     assert parts.__kwdefaults__ is not None
-    parts.__kwdefaults__["part_records"], portions.ROWS = records, 0
+    parts.__kwdefaults__["part_records"], portions.ROWS = records, -1
     worker.BEAT_SECONDS /= haste
     worker.STALE_SECONDS /= haste
     worker.GRACE_SECONDS /= haste
