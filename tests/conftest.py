@@ -5,7 +5,6 @@ no mark; they run on asyncio.
 
     TEST_DATABASE_URL   a server to use instead of the embedded one (a superuser; databases are made and dropped there)
     ROLLCALL_PG_BIN     the folder of the server programs to use
-    ROLLCALL_CORPORA    the folder of the hard inputs
     ROLLCALL_LONG       run the long forms, and what is marked `long`
 """
 
@@ -129,10 +128,8 @@ def empty_database_url(cluster: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def corpora() -> Path:
-    """The folder of the hard inputs."""
-    if not (folder := os.environ.get("ROLLCALL_CORPORA")):
-        pytest.skip("ROLLCALL_CORPORA is not set")
-    return Path(folder)
+    """The folder of the hard inputs; each one's SOURCE.txt says where it is from."""
+    return Path(__file__).parent / "corpora"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -100,8 +100,8 @@ async def play(client: httpx.AsyncClient, case: dict[str, Any]) -> list[str]:
     return wrong
 
 
-async def test_every_request_of_the_contract(database_url: str, tmp_path: Path, corpora: Path) -> None:
-    cases = [json.loads(line) for line in (corpora.parent / "contract.jsonl").read_text().splitlines()]
+async def test_every_request_of_the_contract(database_url: str, tmp_path: Path) -> None:
+    cases = [json.loads(line) for line in (Path(__file__).parent / "contract.jsonl").read_text().splitlines()]
     cases = [case for case in cases if "request" in case]
     assert len(cases) > 30
     async with served(database_url, tmp_path) as client, working(database_url, tmp_path):

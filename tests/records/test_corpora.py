@@ -1,13 +1,12 @@
 """Hard inputs that others collected: every one read, or refused with a code; nothing lost, nothing silently repaired.
 
-They are not part of the project: ROLLCALL_CORPORA names the folder they lie in.
+They lie in tests/corpora, each folder with its source and licence.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,7 @@ from rollcall.errors import Unreadable
 from rollcall.records import Part, inspect, parts
 from rollcall.records.text import BLANKS
 
-CORPORA = Path(os.environ.get("ROLLCALL_CORPORA", "/nonexistent"))
-pytestmark = pytest.mark.skipif(not CORPORA.is_dir(), reason="ROLLCALL_CORPORA is not set")
+CORPORA = Path(__file__).parents[1] / "corpora"
 
 BRIEF = re.compile(
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$", re.DOTALL
