@@ -153,7 +153,7 @@ async def test_nobody_writes_lines_into_the_log(database_url: str, tmp_path: Pat
             await client.get("/" + quote(path), params={"email": FORGED})
         header = FORGED.replace("\r\n", "\t").replace("\x1b", "").replace("\x07", "")
         await client.post("/import", content=CSV, headers=csv | {"X-Source": header, "Idempotency-Key": header})
-        await until(lambda: (tmp_path / "api.log").read_text(encoding="utf-8").count('"event":"request"') == 6)
+        await until(lambda: (tmp_path / "api.log").read_text(encoding="utf-8").count('"event": "request"') == 6)
     said = (tmp_path / "api.log").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in said.splitlines()]
     assert sum(line["event"] == "request" for line in lines) == 6
