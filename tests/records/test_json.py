@@ -86,8 +86,8 @@ def expected(text: bytes) -> list[Any] | None:
 
 BLANK = st.text(" \n\t\r", max_size=3)
 WORDS = ["0", "-1", "1.50", "1e400", "true", "false", "null"]
-REFERENCE_STRING = ["", "a,b", "[", "}{", "é", r"\"", r"\\", r"\\\"]", r"\ud83d\ude00", r"\ud83d"]
-SCALAR = st.sampled_from(WORDS) | st.sampled_from(REFERENCE_STRING).map('"{}"'.format)
+STRINGS = ["", "a,b", "[", "}{", "é", r"\"", r"\\", r"\\\"]", r"\ud83d\ude00", r"\ud83d"]
+SCALAR = st.sampled_from(WORDS) | st.sampled_from(STRINGS).map('"{}"'.format)
 
 
 def nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
