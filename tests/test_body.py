@@ -14,7 +14,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from rollcall import receive, storage
+from rollcall import receive
+from rollcall.storage import files
 from rollcall.web import BODIES_MAX, body, intake
 from service import api, listening, objects, rows, served, until
 
@@ -136,14 +137,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on a disk with room for 16 MiB: a real one where that may be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
-    size = (storage.RESERVE_BYTES >> 20) + 16
+    size = (files.RESERVE_BYTES >> 20) + 16
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)]
     if os.geteuid() == 0 and subprocess.run(mounting, capture_output=True, check=False).returncode == 0:
         yield folder
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
     else:
         disk = os.statvfs(folder)
-        monkeypatch.setattr(storage, "RESERVE_BYTES", disk.f_bavail * disk.f_frsize - 16 * MIB)
+        monkeypatch.setattr(files, "RESERVE_BYTES", disk.f_bavail * disk.f_frsize - 16 * MIB)
         yield folder
 
 

@@ -25,7 +25,7 @@ from rollcall.database import Connection, Database, connect, connection_limit, e
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
 from rollcall.settings import Settings
-from rollcall.storage import Store
+from rollcall.storage import Store, open_store
 from rollcall.telemetry import TAKEOVERS, Figures, where, work
 
 BEAT_SECONDS = 5.0
@@ -59,7 +59,7 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
             loop.add_signal_handler(name, draining.set)
     database = Database(database_url, name="rollcall:worker")
     try:
-        await Worker(settings, database, Store(settings.data_dir / "store"), draining, once=once).run()
+        await Worker(settings, database, open_store(settings.data_dir), draining, once=once).run()
     finally:
         await database.close_idle()
 
