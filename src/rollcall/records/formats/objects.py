@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from rollcall.records.formats.alike import STRING, Columns, groups
+from rollcall.records.formats.alike import KEYS_MAX, STRING, Columns, groups
 from rollcall.records.formats.columns import attributes, joined
 from rollcall.records.formats.reader import Batch, Fault, Offsets, Slice
 from rollcall.records.plan import Mapping, Plan
@@ -148,6 +148,8 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
             return Fault(code)
     if type(record) is not dict:
         return Fault("invalid_type", value=_shown(raw))
+    if len(record) > KEYS_MAX:
+        return Fault("too_many_keys")
     plain = _PLAIN.issuperset(map(type, record.values()))
     if not plain:
         _restore(record, raw)
