@@ -14,14 +14,17 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from rollcall import receive, storage
+from rollcall import receive
+from rollcall.storage import files
 from rollcall.web import BODIES_MAX, body, intake
 from service import api, listening, objects, rows, served, until
 
 MIB = 1 << 20
 CSV = b"name,email\nAlice,alice@example.com\n"
 STREAM = {"Content-Type": "text/csv", "X-Source": "crm"}
-HEAD = "POST /import?source=crm HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nX-Use-Resumable: {}\r\n{}\r\n\r\n"
+HEAD = (
+    "POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nX-Use-Resumable: {}\r\n{}\r\n\r\n"
+)
 
 
 def left(database_url: str, folder: Path) -> bool:
@@ -134,14 +137,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on a disk with room for 16 MiB: a real one where that may be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
-    size = (storage.RESERVE_BYTES >> 20) + 16
+    size = (files.RESERVE_BYTES >> 20) + 16
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)]
     if os.geteuid() == 0 and subprocess.run(mounting, capture_output=True, check=False).returncode == 0:
         yield folder
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
     else:
         disk = os.statvfs(folder)
-        monkeypatch.setattr(storage, "RESERVE_BYTES", disk.f_bavail * disk.f_frsize - 16 * MIB)
+        monkeypatch.setattr(files, "RESERVE_BYTES", disk.f_bavail * disk.f_frsize - 16 * MIB)
         yield folder
 
 
@@ -219,7 +222,7 @@ async def test_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
         await upload(size // 8, **{"X-Use-Resumable": "true"})
         assert memory(process.pid, "VmHWM") - idle <= 64
 
-        begun = b"POST /import?source=crm HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
+        begun = b"POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
         alone, crowded = [], []
         for _ in range(4):  # in turn, so that others on the machine slow both
             alone.append(await upload(64))

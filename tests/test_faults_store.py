@@ -18,8 +18,9 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site
 from faults.invariants import assert_sound
 from faults.oracle import File
-from rollcall import receive, storage
+from rollcall import receive
 from rollcall.options import Options
+from rollcall.storage import files
 from service import objects, rows, served
 
 FILE = File("crm", 0, 1000)
@@ -79,7 +80,7 @@ async def test_a_write_that_fails(place: Site, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_full_disk(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "RESERVE_BYTES", 0, raising=False)
+    monkeypatch.setattr(files, "RESERVE_BYTES", 0, raising=False)
     with small_disk(place.folder / "store", "4m", owner=os.geteuid()) as disk:
         async with served(place.url, place.folder, upload_chunk_size=3 << 20) as client:
             await assert_refused(client, place, 507, "NO_SPACE")

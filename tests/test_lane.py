@@ -21,7 +21,7 @@ from faults.oracle import File
 from faults.proxy import Harm, Judgement, Link, Proxy, proxy
 from rollcall import embedded, migrations, pipeline, telemetry, worker
 from rollcall.database import Connection, Database
-from rollcall.storage import Store
+from rollcall.storage import FileStore
 
 LONG = "ROLLCALL_LONG" in os.environ
 FILE = File("crm", 0, 2400)
@@ -245,7 +245,7 @@ async def test_a_share_that_was_idle_for_too_long(database_url: str, before: Pro
     before.judge = judge
     with capture_logs() as logs, part_records(PART_RECORDS):
         async with Impatient(before.url) as database:
-            here = Site(database_url, tmp_path, database, Store(tmp_path / "store"))
+            here = Site(database_url, tmp_path, database, FileStore(tmp_path / "store"))
             await assert_whole(here)
     assert {line["sqlstate"] for line in idle()} == {"25P03"}
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import psycopg
 import pytest
@@ -21,7 +21,7 @@ from faults.proxy import Judgement, Link, proxy
 from rollcall import control, imports
 from rollcall.database import Connection, Database
 from rollcall.imports import Counts, Import
-from rollcall.storage import Store
+from rollcall.storage import FileStore
 
 FILE = File("crm", 0, 1000)
 PART_RECORDS = 100
@@ -81,16 +81,16 @@ class Impatient(Database):
 
 
 class SlowFile(io.FileIO):
-    def readinto(self, buffer: Any, /) -> int | None:
+    def read(self, size: int | None = -1, /) -> bytes:
         time.sleep(0.15)
-        return super().readinto(buffer)
+        return super().read(size)
 
 
-class SlowStore(Store):
+class SlowStore(FileStore):
     """A store that needs a while for every MiB."""
 
-    def open(self, key: str) -> BinaryIO:
-        with super().open(key) as file:
+    def open_range(self, key: str, start: int = 0, length: int | None = None) -> BinaryIO:
+        with super().open_range(key, start, length) as file:
             return cast(BinaryIO, SlowFile(os.dup(file.fileno())))
 
 

@@ -14,7 +14,7 @@ import pytest
 from rollcall.errors import Draining
 from rollcall.reading import reading
 from rollcall.records import inspect
-from rollcall.storage import Segment, Store, new_key
+from rollcall.storage import FileStore, new_key, write_segment
 from rollcall.telemetry import begin
 
 CSV = b"name,email\n" + b"".join(b"Ann,ann%d@example.com\n" % number for number in range(60_000))
@@ -29,13 +29,12 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 )
 async def test_a_drain_is_heard_while_loaded_records_are_read_past(tmp_path: Path, data: bytes) -> None:
     begin()
-    store, key, draining = Store(tmp_path), new_key(), asyncio.Event()
-    length, checksums = await store.put(key, _once(data))
-    segments, plan = [Segment(key, 0, length, checksums)], inspect(BytesIO(data))
+    store, draining = FileStore(tmp_path), asyncio.Event()
+    segments, plan = [await write_segment(store, new_key(), 0, _once(data))], inspect(BytesIO(data))
     draining.set()
 
     async def read_to_the_end() -> None:
-        async with reading(store, segments, plan, after=59_999, draining=draining) as coming:
+        async with reading(store, segments, len(data), plan, after=59_999, draining=draining) as coming:
             async for part in coming:
                 pytest.fail(f"read to record {part.last}")
 

@@ -16,7 +16,7 @@ from rollcall import imports, receive, uploads
 from rollcall.database import Database
 from rollcall.errors import InvalidInput, StoreDown
 from rollcall.options import Options
-from rollcall.storage import Store, whole
+from rollcall.storage import FileStore, open_segments
 from service import objects, rows, until
 
 BODY = os.urandom(250_000)
@@ -39,7 +39,7 @@ def wish() -> tuple[str, Options]:
 
 
 async def take(database: Database, folder: Path, body: AsyncIterator[bytes], segment_bytes: int | None = None) -> UUID:
-    store = Store(folder / "store")
+    store = FileStore(folder / "store")
     return await receive.receive(body, database=database, store=store, wish=wish, segment_bytes=segment_bytes)
 
 
@@ -62,7 +62,7 @@ async def test_an_import_has_all_its_bytes(
     assert Options.from_json(job.options) == Options(on_duplicate="skip")
     assert [segment.length for segment in segments] == lengths
     assert job.sha256 == hashlib.sha256(BODY).digest()
-    with whole(Store(tmp_path / "store"), segments) as stream:
+    with open_segments(FileStore(tmp_path / "store"), segments, len(BODY)) as stream:
         assert stream.read() == BODY
 
 
@@ -112,7 +112,7 @@ async def test_what_is_refused_at_the_end_leaves_nothing(database: Database, dat
 
     with pytest.raises(InvalidInput):
         await receive.receive(
-            pieces(BODY), database=database, store=Store(tmp_path / "store"), wish=no_wish, segment_bytes=None
+            pieces(BODY), database=database, store=FileStore(tmp_path / "store"), wish=no_wish, segment_bytes=None
         )
     nothing_left(database_url, tmp_path)
 
@@ -139,7 +139,7 @@ async def test_a_segment_is_put_again_when_the_store_fails(
         job = await imports.show(tx, job_id)
         assert job is not None
         segments = await uploads.segments(tx, job.upload_id)
-    with whole(Store(tmp_path / "store"), segments) as stream:
+    with open_segments(FileStore(tmp_path / "store"), segments, len(BODY)) as stream:
         assert stream.read() == BODY
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rollcall import sweep as story
 from rollcall.database import SWEEP_LOCK, connect, lock_alone
 from rollcall.errors import ObjectMissing
 from rollcall.imports import new_id
-from rollcall.storage import Store, new_key
+from rollcall.storage import FileStore, new_key
 from service import objects
 
 GOOD = b"name,email\nAnn,ann@x.org\n"
@@ -214,12 +214,12 @@ async def test_a_worker_sweeps_as_it_is_told_and_survives_what_goes_wrong(
     first = await place.load("crm", BAD)
     gone: list[str] = []
 
-    async def broken(store: Store, key: str) -> None:
-        gone.append(key)
+    async def broken(store: FileStore, keys: Iterable[str]) -> None:
+        gone.extend(keys)
         raise OSError
 
-    delete = Store.delete
-    monkeypatch.setattr(Store, "delete", broken)
+    delete = FileStore.delete_many
+    monkeypatch.setattr(FileStore, "delete_many", broken)
     stop = asyncio.Event()
     settings = place.settings(retention="PT0S", rejects_retention="0")
     with capture_logs() as logs:
@@ -229,7 +229,7 @@ async def test_a_worker_sweeps_as_it_is_told_and_survives_what_goes_wrong(
             return bool(gone)
 
         await until(failed, 10, "the sweep has failed once")
-        monkeypatch.setattr(Store, "delete", delete)
+        monkeypatch.setattr(FileStore, "delete_many", delete)
         second = await place.post("crm", GOOD)
         await place.final(second)
 

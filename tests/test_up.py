@@ -156,6 +156,14 @@ def test_up_restarts_what_dies_and_leaves_nothing_behind(data_dir: Path) -> None
     assert "worker.ready" in {event["event"] for event in events}
 
 
+def test_up_refuses_settings_that_need_more_connections_than_there_are(data_dir: Path) -> None:
+    command = ["up", "--port", str(free_port()), "--data-dir", str(data_dir)]
+    refused = CliRunner().invoke(app, command, env={"LOADERS": "16", "WORKER_CONCURRENCY": "100", "DATABASE_URL": ""})
+    assert refused.exit_code == 1
+    assert "  WORKER_CONCURRENCY: With LOADERS=16 up to 1,613 connections" in refused.stderr
+    assert "Set it to 5 or less" in refused.stderr
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["sleep", "600"])

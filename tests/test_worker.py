@@ -301,3 +301,56 @@ async def test_a_database_that_refuses_the_end(place: Site) -> None:
 
     assert (job.state, job.crashes) == ("succeeded", 0)
     assert await oracle.violations(place.url, {job_id: FILE}) == []
+
+
+# Slow to poll
+
+
+async def working(place: Site, stop: asyncio.Event) -> asyncio.Task[None]:
+    """A worker in this process that looks for work once a minute, once it has begun."""
+    task = asyncio.create_task(
+        worker.run(place.settings().model_copy(update={"worker_poll_interval": 60_000}), place.url, stop=stop)
+    )
+    await until(lambda: place.query("select 1 from rollcall.workers"), 10, "the worker is there")
+    return task
+
+
+async def test_worker_beats_however_seldom_it_polls(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.05)
+    stop = asyncio.Event()
+    task = await working(place, stop)
+    beats: set[object] = set()
+
+    async def beaten() -> bool:
+        beats.update(row[0] for row in await place.query("select beat from rollcall.workers"))
+        return len(beats) > 3
+
+    await until(beaten, 10, "it has beaten three times")
+    stop.set()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_worker_drains_at_once_however_seldom_it_polls(place: Site) -> None:
+    stop = asyncio.Event()
+    task = await working(place, stop)
+    await asyncio.sleep(0.3)  # it may still be about to wait
+    stop.set()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_worker_claims_when_a_slot_is_free_however_seldom_it_polls(place: Site) -> None:
+    stop = asyncio.Event()
+    settings = place.settings(worker_concurrency=1).model_copy(update={"worker_poll_interval": 60_000})
+    jobs = [await place.post(source, File(source, 0, 5).csv()) for source in ("a", "b", "c")]
+    await asyncio.wait_for(worker.run(settings, place.url, once=True, stop=stop), 20)
+    assert [(await place.show(job)).state for job in jobs] == ["succeeded"] * 3
+
+
+async def test_worker_takes_over_soon_however_seldom_it_polls(place: Site) -> None:
+    job_id = await place.post("crm", File("crm", 0, 5).csv())
+    await place.claim(worker=999)  # nobody's number: its lock is free
+    stop = asyncio.Event()
+    task = await working(place, stop)
+    assert (await place.final(job_id, 10)).state == "succeeded"
+    stop.set()
+    await asyncio.wait_for(task, 5)

@@ -17,7 +17,7 @@ from rollcall import __version__, telemetry
 from rollcall.database import Database
 from rollcall.receive import Limits
 from rollcall.settings import Settings
-from rollcall.storage import Store
+from rollcall.storage import open_store
 from rollcall.web import Service, answers, contacts, health, imports, intake, metrics, rejects
 from rollcall.web.gate import Gate
 from rollcall.web.wire import Connection
@@ -35,7 +35,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         async with Database(database_url, name="rollcall:api") as database:
             app.state.service = Service(
                 database=database,
-                store=Store(settings.data_dir / "store"),
+                store=open_store(settings.data_dir),
                 segment_bytes=settings.upload_chunk_size,
                 body_bytes_max=settings.max_upload_size,
                 limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),

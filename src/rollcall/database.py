@@ -226,6 +226,22 @@ async def asynchronous_commit(tx: Connection) -> None:
     await tx.execute("set local synchronous_commit = off")
 
 
+async def connection_limit(connection: Connection) -> int:
+    """How many connections this user may have to this database, all of them together."""
+    row = await (
+        await connection.execute(
+            """select least(current_setting('max_connections')::int
+                              - current_setting('superuser_reserved_connections')::int
+                              - coalesce(current_setting('reserved_connections', true)::int, 0),  -- since Postgres 16
+                            case when not u.rolsuper then nullif(d.datconnlimit, -1) end,
+                            case when not u.rolsuper then nullif(u.rolconnlimit, -1) end)
+                 from pg_database d, pg_roles u where d.datname = current_database() and u.rolname = current_user"""
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def lock_alone(connection: Connection, key: int) -> bool:
     """Take an advisory lock for as long as the connection lives; False while another one has it."""
     row = await (await connection.execute("select pg_try_advisory_lock(%s)", (key,))).fetchone()

@@ -18,7 +18,7 @@ from functools import partial
 
 import structlog
 
-from rollcall import contacts, imports, ledger, rejects, storage, uploads
+from rollcall import contacts, imports, ledger, rejects, uploads
 from rollcall.database import Connection, Database
 from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
 from rollcall.imports import Import
@@ -27,7 +27,7 @@ from rollcall.options import Options
 from rollcall.portions import Portions, give
 from rollcall.reading import reading
 from rollcall.records import Plan, inspect
-from rollcall.storage import Segment, Store
+from rollcall.storage import Segment, Store, open_segments
 from rollcall.telemetry import RETRIES, begin, effort, where
 
 REWINDS_MAX = 20
@@ -93,7 +93,7 @@ async def plan_of(cargo: Cargo, lanes: int) -> Plan:
         return Plan.from_json(job.plan)
 
     def look() -> Plan:
-        with storage.whole(cargo.store, cargo.segments) as stream:
+        with open_segments(cargo.store, cargo.segments, job.bytes_total) as stream:
             return inspect(stream, format=options.format, mapping=options.mapping, lanes=lanes)
 
     plan = await asyncio.to_thread(look)
@@ -115,7 +115,9 @@ async def check(cargo: Cargo, plan: Plan) -> bool:
             if not await imports.fence(tx, job):
                 raise Fenced
             await rejects.clear(tx, job.id)
-            async with reading(cargo.store, cargo.segments, plan, after=0, draining=cargo.draining) as coming:
+            async with reading(
+                cargo.store, cargo.segments, job.bytes_total, plan, after=0, draining=cargo.draining
+            ) as coming:
                 async for part in coming:
                     await imports.fence(tx, job)  # a transaction in which nothing is said for 30 s is ended
                     total, room = part.last, cargo.rejects_max - found.total()
@@ -146,7 +148,9 @@ async def load(cargo: Cargo, plan: Plan) -> int:
     try:
         async with (
             asyncio.TaskGroup() as group,
-            reading(cargo.store, cargo.segments, plan, after=min(positions), draining=cargo.draining) as coming,
+            reading(
+                cargo.store, cargo.segments, job.bytes_total, plan, after=min(positions), draining=cargo.draining
+            ) as coming,
         ):
             for lane in lanes:
                 group.create_task(lane.run())

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import BinaryIO, ParamSpec, TypeVar, cast
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rollcall import storage
 from rollcall.errors import Draining, ObjectCorrupt
 from rollcall.records import Part, Plan, parts
-from rollcall.storage import Segment, Store
+from rollcall.storage import Segment, Store, open_segments
 from rollcall.telemetry import effort, spend
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from rollcall.waiting import in_thread
 
 AGAIN_RECORDS = 5_000
 """Records of a Part for those who only want its Rejects: a third of the memory, and little more time."""
@@ -26,11 +23,11 @@ AGAIN_RECORDS = 5_000
 
 @asynccontextmanager
 async def reading(
-    store: Store, segments: list[Segment], plan: Plan, *, after: int, draining: asyncio.Event
+    store: Store, segments: list[Segment], bytes_total: int, plan: Plan, *, after: int, draining: asyncio.Event
 ) -> AsyncGenerator[AsyncGenerator[Part, None], None]:
     """The Parts that end after Record `after`. Iterating raises Unreadable, StoreDown, and Draining once it is set."""
     effort().after = effort().last = after
-    with storage.whole(store, segments) as stream:
+    with open_segments(store, segments, bytes_total) as stream:
         timed = _Timed(stream, draining if after else None)
         source = parts(cast(BinaryIO, timed), plan, after=after)
         async with aclosing(_coming(source, timed, draining)) as coming:
@@ -38,7 +35,7 @@ async def reading(
 
 
 async def _coming(source: Iterator[Part], timed: _Timed, draining: asyncio.Event) -> AsyncGenerator[Part, None]:
-    while (part := await _in_thread(_next, source, timed)) is not None:
+    while (part := await in_thread(_next, source, timed)) is not None:
         effort().last, effort().bytes = part.last, part.position
         timed.draining = None  # from here on, what was read is loaded first
         yield part
@@ -47,32 +44,19 @@ async def _coming(source: Iterator[Part], timed: _Timed, draining: asyncio.Event
 
 
 async def rejected(
-    store: Store, segments: list[Segment], plan: Plan, *, until: int, turn: asyncio.Semaphore
+    store: Store, segments: list[Segment], bytes_total: int, plan: Plan, *, until: int, turn: asyncio.Semaphore
 ) -> AsyncGenerator[pa.Table, None]:
     """The Rejects among the first `until` Records, as they were found when the file was loaded, Part by Part.
 
     Nothing is read ahead, Parts are small, and each is read in its `turn`: many takers, slow ones too, need little
     memory. Raises Unreadable, StoreDown.
     """
-    with storage.whole(store, segments) as stream:
+    with open_segments(store, segments, bytes_total) as stream:
         source, reached = parts(stream, plan, part_records=AGAIN_RECORDS), 0
         while reached < until:
             async with turn:
-                reached, found = await _in_thread(_refused, source, until)
+                reached, found = await in_thread(_refused, source, until)
             yield found
-
-
-async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The thread has to leave the stream before it is closed, whatever becomes of who waits for it."""
-    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(thread)
-    finally:
-        while not thread.done():
-            with suppress(asyncio.CancelledError):  # servers cancel again and again
-                await asyncio.wait([thread])
-        if not thread.cancelled():
-            thread.exception()
 
 
 def _refused(source: Iterator[Part], until: int) -> tuple[int, pa.Table]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,8 +40,9 @@ from rollcall.errors import (
 )
 from rollcall.imports import Import
 from rollcall.options import Options
-from rollcall.storage import Segment, Store, new_key
+from rollcall.storage import Segment, Store, new_key, write_segment
 from rollcall.telemetry import RECEIVED_BYTES, SEGMENT_RETRIES
+from rollcall.waiting import to_the_end
 
 RETRY_SECONDS = (0, 3, 5, 10, 20)
 """Pauses before a Segment of a resumable upload is put once more: the brief's."""
@@ -93,8 +94,7 @@ async def receive(
             await _admit(tx, created_by, limits)
             named = {"name": _printable(name), "content_type": _printable(content_type)}
             await uploads.create(tx, upload_id, **named, created_by=created_by, request_key=request_key)
-    for key in dropped:
-        await store.delete(key)
+    await store.delete_many(dropped)
     if first is not None:
         return await _again(body, wish, first)
     keys: list[str] = []
@@ -107,7 +107,7 @@ async def receive(
             source, options = wish()
             job_id = await _finish(database, upload_id, length, sha256, source, options, created_by)
     except BaseException:
-        await _shielded(_drop(database, store, upload_id, keys))
+        await to_the_end(_drop(database, store, upload_id, keys))
         raise
     RECEIVED_BYTES.inc(length)
     log.info("import.queued", import_id=str(job_id), bytes=length)
@@ -218,24 +218,24 @@ async def _store(
         await uploads.announce(tx, upload_id, offset, key)
     if isinstance(body, bytes):
         await asyncio.to_thread(digest.update, body)
-        length, checksums = await _put_again(store, key, body)
+        segment = await _put_again(store, key, offset, body)
     else:
-        length, checksums = await store.put(key, body, digest)
-    if length:
+        segment = await write_segment(store, key, offset, body, digest)
+    if segment.length:
         async with database.session() as tx:
-            await uploads.keep(tx, upload_id, Segment(key, offset, length, checksums))
-    return length
+            await uploads.keep(tx, upload_id, segment)
+    return segment.length
 
 
-async def _put_again(store: Store, key: str, body: bytes) -> tuple[int, bytes]:
+async def _put_again(store: Store, key: str, offset: int, body: bytes) -> Segment:
     for seconds in RETRY_SECONDS:
         try:
-            return await store.put(key, _once(body))
+            return await write_segment(store, key, offset, _once(body))
         except StoreDown:
             SEGMENT_RETRIES.inc()
             log.warning("segment.retry", seconds=seconds)
             await asyncio.sleep(seconds)
-    return await store.put(key, _once(body))
+    return await write_segment(store, key, offset, _once(body))
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
@@ -277,20 +277,10 @@ async def _drop(database: Database, store: Store, upload_id: UUID, keys: list[st
     try:
         async with database.transaction() as tx:
             complete = await uploads.drop(tx, upload_id) is None
-        for key in () if complete else keys:
-            await store.delete(key)
+        if not complete:
+            await store.delete_many(keys)
     except RollcallError as error:
         log.warning("upload.left", upload_id=str(upload_id), code=error.code)
-
-
-async def _shielded(work: Coroutine[None, None, None]) -> None:
-    """Wait for it to its end, even when the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _printable(text: str | None) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -35,8 +36,11 @@ def _days(given: Any) -> Any:
     return f"{given.strip()} days" if isinstance(given, str) and given.strip().isdecimal() else given
 
 
-Span = Annotated[timedelta, BeforeValidator(_days), Field(ge=timedelta(0))]
-"""`7 days`, `7`, `P7D` or `168:00:00`."""
+Span = Annotated[timedelta, BeforeValidator(_days), Field(ge=timedelta(0), le=timedelta(days=36_500))]
+"""`7 days`, `7`, `P7D` or `168:00:00`; up to a century, which every date of Postgres can be moved by."""
+
+OWN_CONNECTIONS = 2
+"""Of a worker, besides those of its imports: one to control them, one to sweep."""
 
 
 class Settings(BaseSettings):
@@ -58,25 +62,31 @@ class Settings(BaseSettings):
         description="Stored files and the embedded Postgres. `/var/lib/rollcall` as root, else"
         " `~/.local/state/rollcall`.",
     )
-    upload_chunk_size: Annotated[int, Field(ge=65_536)] = Field(
-        6_291_456, description="Bytes of a Segment of a resumable upload."
+    upload_chunk_size: Annotated[int, Field(ge=65_536, le=64 << 20)] = Field(
+        6_291_456,
+        description="Bytes of a Segment of a resumable upload, 64 KiB to 64 MiB; each such upload needs twice as much"
+        " memory while it arrives.",
     )
-    max_upload_size: Annotated[int, Field(ge=1)] = Field(10 << 30, description="Bytes of the largest body accepted.")
-    max_arriving_uploads: Annotated[int, Field(ge=1)] = Field(
+    max_upload_size: Annotated[int, Field(ge=1, le=1 << 44)] = Field(
+        10 << 30, description="Bytes of the largest body accepted, up to 16 TiB."
+    )
+    max_arriving_uploads: Annotated[int, Field(ge=1, le=10_000)] = Field(
         10, description="Uploads of one API key that may arrive at a time."
     )
-    max_queued_imports: Annotated[int, Field(ge=1)] = Field(
+    max_queued_imports: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         20, description="Imports of one API key that may be queued at a time."
     )
-    max_stored_rejects: Annotated[int, Field(ge=1)] = Field(
+    max_stored_rejects: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         100_000, description="Rejected records of one import that are kept in the database; counts and files hold all."
     )
     loaders: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Lanes (connections) that load one import.")
     worker_concurrency: Annotated[int, Field(ge=1, le=100)] = Field(
         10, description="Imports that one worker runs at once; at most one of them over 8 MiB."
     )
-    worker_poll_interval: Annotated[int, Field(ge=50)] = Field(
-        500, description="Milliseconds between two looks for work when no notification comes."
+    worker_poll_interval: Annotated[int, Field(ge=50, le=300_000)] = Field(
+        500,
+        description="Milliseconds between two looks for work when no notification comes, 50 to 300000. What a dead"
+        " worker left is found by such a look.",
     )
     retention: Span = Field(
         timedelta(days=7),
@@ -92,6 +102,17 @@ class Settings(BaseSettings):
         description="`json`, or `console` for people. Unset: `console` on a terminal, `json` elsewhere.",
     )
 
+    def check_connections(self, limit: int, *, besides: int = 0) -> None:
+        """Raises BadSettings when a worker, and `besides` others, may need more connections than the server allows."""
+        others = OWN_CONNECTIONS + besides
+        if (needed := self.worker_concurrency * self.loaders + others) > limit:
+            most = max(1, (limit - others) // self.loaders)
+            problem = (
+                f"With LOADERS={self.loaders} up to {needed:,} connections to the database are needed, and it allows"
+                f" {limit:,}. Set it to {most} or less, or set LOADERS lower, or raise max_connections of the server."
+            )
+            raise _bad({"worker_concurrency": problem})
+
     @property
     def loopback(self) -> bool:
         """Whether the API listens where only this machine reaches it."""
@@ -106,13 +127,28 @@ def read(**flags: Any) -> Settings:
 
     Raises BadSettings with every problem in one message; values are not repeated (they may be secrets).
     """
+    given = {name: value for name, value in flags.items() if value is not None}
+    problems: dict[str, str] = {}
     try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+        settings = Settings(**given)
     except ValidationError as error:
-        problems = [f"{str(issue['loc'][0]).upper()}: {issue['msg']}" for issue in error.errors(include_input=False)]
-        raise BadSettings("Settings that cannot be used:\n  " + "\n  ".join(problems)) from None
-    if settings.node_env == "production" and settings.database_url is None:
-        raise BadSettings(
-            "Settings that cannot be used:\n  DATABASE_URL: NODE_ENV=production refuses the embedded Postgres; set it."
-        )
+        problems = {str(issue["loc"][0]): issue["msg"] for issue in error.errors(include_input=False)}
+        unset = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in problems}
+        settings = Settings(**given | unset)  # to find the others' problems as well
+    for names, problem in _conflicts(settings):
+        if not problems.keys() & names:
+            problems[names[0]] = problem
+    if problems:
+        raise _bad(problems)
     return settings
+
+
+def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Settings, each good alone, that do not go together; the problem is said of the first of them."""
+    if settings.node_env == "production" and settings.database_url is None:
+        yield ("database_url", "node_env"), "NODE_ENV=production refuses the embedded Postgres; set it."
+
+
+def _bad(problems: dict[str, str]) -> BadSettings:
+    lines = [f"{name.upper()}: {problem}" for name, problem in problems.items()]
+    return BadSettings("Settings that cannot be used:\n  " + "\n  ".join(lines))

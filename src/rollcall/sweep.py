@@ -19,7 +19,7 @@ import structlog
 
 from rollcall import rejects, uploads, workers
 from rollcall.database import SWEEP_LOCK, Connection, Database, lock_alone
-from rollcall.storage import Store
+from rollcall.storage import Store, is_key
 
 UPLOAD_LIFE = timedelta(hours=24)
 """How long an upload may take; what is younger may still be about to get its row."""
@@ -49,16 +49,15 @@ async def _delete(store: Store, forget: Callable[[], Awaitable[list[str]]]) -> i
     """Delete the objects of batch after batch of rows that are gone; how many."""
     count = 0
     while keys := await forget():
-        for key in keys:
-            await store.delete(key)
+        await store.delete_many(keys)
         count += len(keys)
     return count
 
 
 async def _delete_unknown(tx: Connection, store: Store) -> int:
     count = 0
-    async for keys in store.keys(older_than=UPLOAD_LIFE):
-        for key in await uploads.unknown(tx, keys):
-            await store.delete(key)
-            count += 1
+    async for keys in store.list(older_than=UPLOAD_LIFE):
+        unknown = await uploads.unknown(tx, [key for key in keys if is_key(key)])
+        await store.delete_many(unknown)
+        count += len(unknown)
     return count

@@ -21,11 +21,11 @@ import pyarrow as pa
 import structlog
 
 from rollcall import imports, lane, pipeline, sweep, workers
-from rollcall.database import Connection, Database, connect, end_sessions, meaning
+from rollcall.database import Connection, Database, connect, connection_limit, end_sessions, meaning
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
 from rollcall.settings import Settings
-from rollcall.storage import Store
+from rollcall.storage import Store, open_store
 from rollcall.telemetry import TAKEOVERS, Figures, where, work
 
 BEAT_SECONDS = 5.0
@@ -47,7 +47,8 @@ log = structlog.get_logger()
 async def run(settings: Settings, database_url: str, *, once: bool = False, stop: asyncio.Event | None = None) -> None:
     """Work until SIGTERM or SIGINT (or until `stop` is set, if given); with `once`, until no import is open.
 
-    Raises DatabaseDown when the database stays away for five minutes.
+    Raises BadSettings when they need more connections than the database allows; DatabaseDown when that stays away for
+    five minutes.
     """
     _share_memory()
     draining = stop or asyncio.Event()
@@ -58,7 +59,7 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
             loop.add_signal_handler(name, draining.set)
     database = Database(database_url, name="rollcall:worker")
     try:
-        await Worker(settings, database, Store(settings.data_dir / "store"), draining, once=once).run()
+        await Worker(settings, database, open_store(settings.data_dir), draining, once=once).run()
     finally:
         await database.close_idle()
 
@@ -90,6 +91,7 @@ class Worker:
         self._slots: dict[tuple[str, int], tuple[Import, asyncio.Task[None]]] = {}
         self._seen: dict[tuple[object, ...], float] = {}
         self._clearing = False
+        self._held_back = False  # something may be queued that only waits for one of the slots
         self._control: Connection | None = None
         self._beaten = 0.0
         self._reported: Figures = {}
@@ -99,7 +101,6 @@ class Worker:
         sweeping = asyncio.create_task(self._sweep())
         try:
             while True:
-                tell_systemd("WATCHDOG=1")
                 try:
                     control = self._control or await self._dial()
                     if control is None or await self._turn(control):
@@ -119,20 +120,44 @@ class Worker:
 
     async def _turn(self, control: Connection) -> bool:
         """One look around; True when there is nothing more to do."""
-        if time.monotonic() - self._beaten >= BEAT_SECONDS:
-            await workers.beat(control, self._number, self._name)
-            await self.report(control)
-            self._beaten = time.monotonic()
+        await self._show_life(control)
         if self._draining.is_set():
             return True
         await self._take_over(control)
         await self._claim(control)
         if self._once and not self._slots and not await imports.count_open(control):
             return True
-        timeout = self._settings.worker_poll_interval / 1000
-        async for _ in control.notifies(timeout=timeout, stop_after=1):
-            pass
+        await self._wait(control)
         return False
+
+    async def _show_life(self, control: Connection) -> None:
+        """Beat, when it is time to. Looking for work may be rarer than that."""
+        tell_systemd("WATCHDOG=1")
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            await workers.beat(control, self._number, self._name)
+            await self.report(control)
+            self._beaten = time.monotonic()
+
+    async def _wait(self, control: Connection) -> None:
+        """Until there may be work: a notification, a slot that was missing, the end of the poll interval; or the drain.
+
+        A worker that is suspected of being dead is looked at again soon, however long the interval is.
+        """
+        seconds = self._settings.worker_poll_interval / 1000
+        end = time.monotonic() + (min(seconds, GRACE_SECONDS) if self._seen else seconds)
+        while (left := end - time.monotonic()) > 0:
+            await self._show_life(control)
+            listening = asyncio.create_task(_notified(control, min(left, BEAT_SECONDS)))
+            draining = asyncio.create_task(self._draining.wait())
+            missing = [task for _, task in self._slots.values()] if self._once or self._held_back else []
+            try:
+                await asyncio.wait([listening, draining, *missing], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                draining.cancel()
+                listening.cancel()
+                await asyncio.wait([listening])
+            if listening.cancelled() or await listening:
+                return
 
     async def report(self, control: Connection) -> None:
         """What was counted since the last time; again, if the answer is lost."""
@@ -161,6 +186,7 @@ class Worker:
         if not self._number:
             first = await connect(self._database.url, "rollcall:worker")
             async with first:
+                self._settings.check_connections(await connection_limit(first))
                 self._number = await workers.register(first, self._name)
         control = await connect(self._database.url, workers.session_name(self._number), idle_seconds=5)
         try:
@@ -177,10 +203,12 @@ class Worker:
         return control
 
     async def _claim(self, control: Connection) -> None:
+        self._held_back = True
         while not self._clearing and self._room(crashes=0):
             large = all(job.bytes_total <= LARGE_BYTES for job, _ in self._slots.values())
             job = await imports.claim(control, self._number, large=large)
             if job is None:
+                self._held_back = not large
                 return
             self._begin(job, "claimed")
 
@@ -280,6 +308,14 @@ class Worker:
         control, self._control = self._control, None
         if control is not None:
             await control.close()
+
+
+async def _notified(control: Connection, seconds: float) -> bool:
+    """Whether a notification came within this time."""
+    found = False
+    async for _ in control.notifies(timeout=seconds, stop_after=1):
+        found = True  # left early, the generator would keep the connection
+    return found
 
 
 def tell_systemd(state: str) -> None:

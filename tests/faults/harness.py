@@ -30,7 +30,7 @@ from rollcall.options import Options
 from rollcall.receive import receive
 from rollcall.records import parts
 from rollcall.settings import Settings
-from rollcall.storage import Store
+from rollcall.storage import FileStore, Store
 
 RUNNER = Path(__file__).with_name("runner.py")
 T = TypeVar("T")
@@ -205,7 +205,7 @@ class Site:
 async def site(url: str, folder: Path, *, through: str | None = None) -> AsyncIterator[Site]:
     """A site on a migrated database, its files in the folder. What carries imports connects by `through`, if given."""
     async with Database(through or url) as database:
-        place = Site(url, folder, database, Store(folder / "store"))
+        place = Site(url, folder, database, FileStore(folder / "store"))
         try:
             yield place
         finally:

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def work(records: int, haste: float, *, once: bool) -> None:
     vars(reading)["parts"] = deadly
     if wanted := os.environ.get("STORE_FAULT"):
         number, fault = wanted.split(":")
-        vars(worker)["Store"] = partial(FaultyStore, at=int(number), fault=fault)
+        vars(worker)["open_store"] = lambda data_dir: FaultyStore(data_dir / "store", at=int(number), fault=fault)
     telemetry.configure("json")
     asyncio.run(worker.run(settings.read(), os.environ["DATABASE_URL"], once=once))
 

@@ -8,26 +8,26 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from rollcall.errors import StoreDown
-from rollcall.storage import Store
+from rollcall.storage import FileStore
 
 HANG_SECONDS = 1.0
 
 
-class FaultyStore(Store):
+class FaultyStore(FileStore):
     """`at`: the call that fails, from 1. Every opening, read and put is a call; `calls` counts them."""
 
     def __init__(self, root: Path, *, at: int, fault: str) -> None:
         super().__init__(root)
         self.at, self.fault, self.calls = at, fault, 0
 
-    async def put(self, key: str, chunks: AsyncIterator[bytes], digest: Any = None) -> tuple[int, bytes]:
+    async def put(self, key: str, blocks: AsyncIterator[bytes | bytearray]) -> None:
         self.call()
-        return await super().put(key, chunks, digest)
+        await super().put(key, blocks)
 
-    def open(self, key: str) -> BinaryIO:
+    def open_range(self, key: str, start: int = 0, length: int | None = None) -> BinaryIO:
         self.call()
         return cast(BinaryIO, _Object(self._path(key), self))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as reference
+import re
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,13 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat, Unreadable
 from rollcall.records.formats import json, stretches
+from rollcall.records.formats.alike import STRING
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Fault
+from rollcall.records.formats.stretches import mask_escapes
 from rollcall.records.plan import Mapping, Plan
 
 PLAN = Plan("json", "none", ("name", "email", "score", "tags"), Mapping("email", ("name",)))
@@ -390,3 +394,16 @@ def test_hostile_files(corpora: Path) -> None:
     for name, error in errors.items():
         with pytest.raises(error):
             loaded(files[name])
+
+
+REFERENCE_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+@given(st.text(alphabet='\\"ab:,{', max_size=30))
+def test_mask_escapes_leaves_the_quotes_of_strings(value: str) -> None:
+    text = orjson.dumps({value: [value, 1, "", value]})
+    masked = mask_escapes(text)
+    assert len(masked) == len(text)
+    assert [found.span() for found in re.finditer(STRING, masked)] == [
+        found.span() for found in REFERENCE_STRING.finditer(text)
+    ]

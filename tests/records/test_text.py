@@ -191,3 +191,16 @@ def test_hostile_files_are_refused(corpora: Path, file: str, fault: type[Unreada
     with pytest.raises(fault):  # noqa: PT012
         refuse_binary(head)
         csv_dialect(head)
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"\xef\xbb\xbf", b"\r\n", b" ,;\n\r\xc2\xa0\n", b"sep=,\n", b"sep=,\r\n\r\n;;;\r\n"]
+)
+@pytest.mark.parametrize(
+    "header", [b",name,email", b",,email,name", b" ,name,email", b'"",name,email', b"\xc2\xa0,email"]
+)
+def test_header_that_begins_with_an_empty_cell_keeps_its_first_column(before: bytes, header: bytes) -> None:
+    """As pandas writes an index. Patterns that Python before 3.11.5 matches wrongly took the cell for a blank line."""
+    _, skip, columns = csv_dialect(before + header + b"\n0,Ann,ann@example.com\n")
+    assert strip_bom(before + header)[skip:] == header
+    assert columns == [cell.decode().strip(' "\xa0') for cell in header.split(b",")]

@@ -33,7 +33,7 @@ from rollcall.migrations import migrate
 from rollcall.options import Options
 from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
-from rollcall.storage import Store
+from rollcall.storage import open_store
 from rollcall.web import Service
 from rollcall.web import imports as import_answers
 from rollcall.web import rejects as reject_answers
@@ -110,7 +110,7 @@ def here(file: Path, source: str, options: dict[str, str], settings: Settings) -
             async with Database(url) as database:
                 service = Service(
                     database=database,
-                    store=Store(settings.data_dir / "store"),
+                    store=open_store(settings.data_dir),
                     segment_bytes=settings.upload_chunk_size,
                     body_bytes_max=settings.max_upload_size,
                     limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),

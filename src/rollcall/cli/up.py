@@ -28,7 +28,7 @@ import structlog
 import typer
 
 from rollcall import embedded, keys, telemetry, workers
-from rollcall.database import Connection, Database, connect
+from rollcall.database import POOL_SIZE, Connection, Database, connect, connection_limit
 from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
 from rollcall.settings import BadSettings, Settings
@@ -163,6 +163,12 @@ async def refuse_public(settings: Settings, url: str) -> None:
         )
 
 
+async def refuse_too_many(settings: Settings, url: str) -> None:
+    """Raises BadSettings when API and worker may need more connections than the database allows; DatabaseDown."""
+    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+        settings.check_connections(await connection_limit(tx), besides=POOL_SIZE + 1)  # the API's, and our own
+
+
 async def keys_made(url: str) -> bool:
     """Whether the API asks for keys. Raises DatabaseDown."""
     async with Database(url, name="rollcall:up") as database, database.session() as tx:
@@ -190,6 +196,7 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
     await migrate(url)
+    await refuse_too_many(settings, url)
     await refuse_public(settings, url)
     telemetry.configure(settings.log_format)
     environment = os.environ | {

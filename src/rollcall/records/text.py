@@ -31,7 +31,6 @@ _BOM: Final = b"\xef\xbb\xbf"
 _SNIFFED_BYTES: Final = 1 << 16
 _CONTROLS: Final = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _LINE = re.compile(rb"([^\r\n]*+)(?:\r\n?|\n|\Z)")
-_BLANK_LINES = re.compile(rb"(?:(?:[ \t,;|]|\xc2\xa0|\xe2\x80\x8b|\xef\xbb\xbf)*+(?:\r\n?|\n|\Z))*+")
 _SEP_LINE = re.compile(rb'"?sep=([^\w"\r\n\x80-\xff])"?[,;\t ]*+(?:\r\n?|\n|\Z)', re.IGNORECASE)
 _CONTACT_WORD = re.compile(rb"name|e-?mail|phone|company|address|city|country|telefon|firma|nom\b", re.IGNORECASE)
 _MARKUP = re.compile(rb"\s*+<(?:\?xml|!doctype|html|head|body|table|svg|script|!--)", re.IGNORECASE)
@@ -95,8 +94,7 @@ def csv_dialect(head: bytes, given: str | None = None) -> tuple[str, int, list[s
     """
     text = strip_bom(head)
     said = _SEP_LINE.match(text)
-    blank = _BLANK_LINES.match(text, said.end() if said else 0)
-    skip = blank.end() if blank else 0
+    skip = _after_blank_lines(text, said.end() if said else 0)
     if len(head) >= HEAD_BYTES and not re.search(rb"[\r\n]", text[skip:]):
         raise HeaderTooLong("The first line of the file does not end within 1 MiB. Its first line must be the header.")
     if skip == len(text):
@@ -117,6 +115,16 @@ def csv_dialect(head: bytes, given: str | None = None) -> tuple[str, int, list[s
     if any("\0" in cell for cell in header):
         raise UnsupportedEncoding('The header holds NUL characters. Save the file as "CSV UTF-8" and send it again.')
     return delimiter.decode(), skip, header
+
+
+def _after_blank_lines(text: bytes, start: int) -> int:
+    """Where the first line begins that holds more than blanks and delimiters; the end of the text if none does."""
+    decoded = text[start:].decode("utf-8", "replace")
+    blanks = len(decoded) - len(decoded.lstrip(BLANKS + ",;|"))
+    if blanks == len(decoded):
+        return len(text)
+    found = start + len(decoded[:blanks].encode())
+    return max(start, text.rfind(b"\n", start, found) + 1, text.rfind(b"\r", start, found) + 1)
 
 
 def _fitness(text: bytes, skip: int, delimiter: bytes) -> tuple[int, float, int]:

@@ -96,7 +96,7 @@ async def show(
     if stored == total:
         pages = _stored(service, job_id, total)
     elif segments and plan:
-        pages = _found_again(service, segments, plan, until)
+        pages = _found_again(service, segments, job.bytes_total, plan, until)
     else:
         raise ObjectMissing(
             f"Of the {total:,} rejected records {stored:,} are stored (MAX_STORED_REJECTS), and the file that holds the"
@@ -119,9 +119,9 @@ async def _stored(service: Service, job_id: UUID, count: int) -> AsyncGenerator[
 
 
 async def _found_again(
-    service: Service, segments: list[Segment], plan: Plan, until: int
+    service: Service, segments: list[Segment], bytes_total: int, plan: Plan, until: int
 ) -> AsyncGenerator[list[Reject], None]:
-    finding = reading.rejected(service.store, segments, plan, until=until, turn=service.judges)
+    finding = reading.rejected(service.store, segments, bytes_total, plan, until=until, turn=service.judges)
     async with aclosing(finding) as coming:
         async for found in coming:
             for at in range(0, found.num_rows, PAGE):

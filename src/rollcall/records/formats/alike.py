@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from rollcall.records.formats.columns import signs
 from rollcall.records.formats.reader import Offsets, Slice
-from rollcall.records.formats.stretches import escaped_quotes
+from rollcall.records.formats.stretches import escaped_quotes, mask_escapes
 from rollcall.records.plan import Mapping
 
 ALIKE_MIN: Final = 256
@@ -38,8 +38,8 @@ SHAPES_MAX: Final = 8
 PIECE_BYTES: Final = 256 << 10
 """So much is looked at together: what numpy makes of it stays in the processor's cache, and is no large block."""
 
-STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-"""A string and its quotes, in what is JSON (dot matches all)."""
+STRING: Final = rb'"[^"]*+"'
+"""A string and its quotes, in JSON whose escapes are masked."""
 
 SCALAR: Final = r"\A(?:0|-?[1-9]\d{0,17}|-?(?:0|[1-9]\d{0,17})\.\d{1,17}|true|false)\z"
 """What orjson and Postgres both keep as it is written, whatever else stands there."""
@@ -143,7 +143,7 @@ def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
         return None
     keys = tuple(key for key, value in record.items() if value is not None)
     scalars = frozenset(key for key in keys if type(record[key]) is not str)
-    strings = [found.span() for found in re.finditer(STRING, raw, re.DOTALL)]
+    strings = [found.span() for found in re.finditer(STRING, mask_escapes(raw))]
     if not keys or not scalars.isdisjoint((mapping.email, *mapping.name)):
         return None
     if len(strings) != len(record) + len(keys) - len(scalars):

@@ -23,8 +23,9 @@ import orjson
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat
 from rollcall.records.formats import objects
+from rollcall.records.formats.alike import STRING
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Batch, Offsets, Slice
-from rollcall.records.formats.stretches import SPACE, blank_bom, bound, escaped_quotes, located, trimmed
+from rollcall.records.formats.stretches import SPACE, blank_bom, bound, escaped_quotes, located, mask_escapes, trimmed
 from rollcall.records.plan import Plan
 
 DEPTH_MAX: Final = 1_000
@@ -35,7 +36,7 @@ PIECE_BYTES: Final = 256 << 10
 
 _STEPS: Final = np.array([(byte in b"{[") - (byte in b"}]") for byte in range(256)])
 _QUOTE, _COMMA, _OPENING, _CLOSING, _BRACE, _BRACE_CLOSING = b'",[]{}'
-_KEY = re.compile(rb'[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
+_KEY = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
 _EXPECTED: Final = 'Send a JSON array of contacts, or an object that holds it as "data".'
 
 cells = objects.cells
@@ -209,7 +210,7 @@ def _envelope(pieces: Iterator[Piece], data_read: bool = False) -> Iterator[Piec
         for mark in np.flatnonzero(split | opened | (piece.depth == 0)).tolist():
             at = int(piece.at[mark])
             if opened[mark]:
-                if not key_seen and _is_data(_KEY.fullmatch(bytes(member) + piece.data[begin:at])):
+                if not key_seen and _is_data(bytes(member) + piece.data[begin:at], before_value=True):
                     return chain([piece.after(mark)], pieces)
                 key_seen = True
                 continue
@@ -232,7 +233,7 @@ def _envelope(pieces: Iterator[Piece], data_read: bool = False) -> Iterator[Piec
 
 def _judge(member: bytes, data_read: bool, end: int) -> None:
     """Raise InvalidJson unless this is a member that may stand beside `data`. `end`: where it ends in the file."""
-    if _is_data(_KEY.match(member)):
+    if _is_data(member):
         raise InvalidJson('The object has two members "data".' if data_read else f'"data" is not an array. {_EXPECTED}')
     if len(member) > RECORD_BYTES_MAX:
         return
@@ -244,8 +245,11 @@ def _judge(member: bytes, data_read: bool, end: int) -> None:
         ) from error
 
 
-def _is_data(key: re.Match[bytes] | None) -> bool:
+def _is_data(member: bytes, before_value: bool = False) -> bool:
+    """Whether the member's key is `data`; `before_value`: and nothing follows the colon."""
+    masked = mask_escapes(member)
+    key = _KEY.fullmatch(masked) if before_value else _KEY.match(masked)
     try:
-        return key is not None and orjson.loads(key[1]) == "data"
+        return key is not None and orjson.loads(member[slice(*key.span(1))]) == "data"
     except orjson.JSONDecodeError:
         return False

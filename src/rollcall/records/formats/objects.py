@@ -21,6 +21,7 @@ import pyarrow as pa
 from rollcall.records.formats.alike import KEYS_MAX, STRING, Columns, groups
 from rollcall.records.formats.columns import attributes, joined
 from rollcall.records.formats.reader import Batch, Fault, Offsets, Slice
+from rollcall.records.formats.stretches import mask_escapes
 from rollcall.records.plan import Mapping, Plan
 from rollcall.records.text import BLANKS
 
@@ -39,21 +40,19 @@ Fields = tuple[pa.StringArray, pa.StringArray, pa.StringArray]
 _PLAIN = frozenset({str, int, bool, type(None)})
 """Types that leave orjson as they came; a float may not (1.00 → 1.0, thirty digits → 1e+30)."""
 
-_TOKEN = re.compile(STRING + rb'?|[^\s"{}\[\]:,]++', re.DOTALL)
-"""A string (if it is not closed, to the end: no text is read twice) or a bare word."""
+_TOKEN = re.compile(STRING + rb'?|[^\s"{}\[\]:,]++')
+"""A string (if it is not closed, to the end: no text is read twice) or a bare word. Escapes are masked, as below."""
 
-_MEMBER = re.compile(rb"[{,\s]*+(" + STRING + rb")\s*+:\s*+(" + STRING + rb'|[^\s"{}\[\],]*+)', re.DOTALL)
+_MEMBER = re.compile(rb"[{,\s]*+(" + STRING + rb")\s*+:\s*+(" + STRING + rb'|[^\s"{}\[\],]*+)')
 """Key and value of a valid object; of a value in brackets, nothing."""
 
-_BRACKET = re.compile(STRING + rb"|([{\[])|([}\]])", re.DOTALL)
+_BRACKET = re.compile(STRING + rb"|([{\[])|([}\]])")
 _NUMBER = re.compile(rb"-?(0|[1-9]\d*+)(?:\.(\d++))?(?:[eE]([+-]?\d++))?")
 _LONG_EXPONENT = re.compile(rb"[eE][+-]?\d{4}")
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2})|.)", re.DOTALL
 )
 """Any escape; group 1 is half of a surrogate pair without the other half."""
-
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
 
 
 def parse(part: Slice, plan: Plan) -> Batch:
@@ -199,14 +198,18 @@ def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | 
 def _unstorable(rest: dict[str, Any]) -> Fault | None:
     """The first attribute that jsonb refuses. Reads the JSON: a key or a nested value may be the cause."""
     for key, value in rest.items():
-        if _NUL.search(orjson.dumps(key)):
+        if _holds_nul(orjson.dumps(key)):
             return Fault("nul_character")
         text = orjson.dumps(value)
-        if _NUL.search(text):
+        if _holds_nul(text):
             return Fault("nul_character", key[:VALUE_SHOWN], _shown(text))
         if isinstance(value, orjson.Fragment) and not _fits(text):
             return Fault("number_out_of_range", key[:VALUE_SHOWN], _shown(text))
     return None if _fits(orjson.dumps(rest)) else Fault("number_out_of_range")
+
+
+def _holds_nul(text: bytes) -> bool:
+    return rb"\u0000" in text and rb"\u0000" in mask_escapes(text)
 
 
 def _fits(text: bytes) -> bool:
@@ -214,7 +217,7 @@ def _fits(text: bytes) -> bool:
     if len(text) < FRACTION_DIGITS_MAX - 999 and not _LONG_EXPONENT.search(text):
         return True
     zeros = 0
-    for number in filter(None, map(_NUMBER.fullmatch, _TOKEN.findall(text))):
+    for number in filter(None, map(_NUMBER.fullmatch, _TOKEN.findall(mask_escapes(text)))):
         integer, fraction, exponent = number.groups(b"")
         if len(exponent) > 7:
             return False
@@ -238,31 +241,36 @@ def _judged(raw: bytes) -> tuple[Any, bytes, str | None]:
     whole = _ESCAPE.sub(lambda escape: rb"\u003f" if escape[1] else escape[0], text)
     if whole != text:
         text, code = whole, code or "lone_surrogate"
-    return orjson.loads(_TOKEN.sub(_as_small_float, text)), text, code
+    return orjson.loads(_with_small_floats(text)), text, code
 
 
-def _as_small_float(token: re.Match[bytes]) -> bytes:
-    """A number becomes a float that orjson can hold, as long as it was: errors keep their place."""
-    word = token[0]
-    return b"0.".ljust(len(word), b"0") if len(word) > 2 and _NUMBER.fullmatch(word) else word
+def _with_small_floats(text: bytes) -> bytes:
+    """Numbers become floats that orjson can hold, as long as they were: errors keep their place."""
+    changed = bytearray(text)
+    for token in _TOKEN.finditer(mask_escapes(text)):
+        word = token[0]
+        if len(word) > 2 and _NUMBER.fullmatch(word):
+            changed[slice(*token.span())] = b"0.".ljust(len(word), b"0")
+    return bytes(changed)
 
 
 def _restore(record: dict[str, Any], raw: bytes) -> None:
     """Put the text that stands in the Record for every number and nested value that orjson may have changed."""
+    masked = mask_escapes(raw)
     at = 0
-    while member := _MEMBER.match(raw, at):
-        at, text = member.end(), member[2]
-        if not text:
-            begin, at = at, _closing(raw, at)
-            text = raw[begin:at]
-        if not text.startswith(b'"') and type(record[key := orjson.loads(member[1])]) not in _PLAIN:
+    while member := _MEMBER.match(masked, at):
+        begin, at = member.span(2)
+        if begin == at:
+            at = _closing(masked, at)
+        text = raw[begin:at]
+        if not text.startswith(b'"') and type(record[key := orjson.loads(raw[slice(*member.span(1))])]) not in _PLAIN:
             record[key] = orjson.Fragment(text)
 
 
-def _closing(raw: bytes, at: int) -> int:
+def _closing(masked: bytes, at: int) -> int:
     """Where the value ends whose bracket opens here."""
     depth = 0
-    for mark in _BRACKET.finditer(raw, at):
+    for mark in _BRACKET.finditer(masked, at):
         if mark.lastindex:
             depth += 1 if mark.lastindex == 1 else -1
             if not depth:

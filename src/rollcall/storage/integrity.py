@@ -1,0 +1,128 @@
+"""Checksums above every store: what is read is what was written, or an exception. No wrong byte is ever handed out.
+
+An object is checked MiB by MiB, so what has to be right is known before it is used, however long the object is.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import aclosing
+from typing import Any, BinaryIO, cast
+
+from rollcall.errors import ObjectCorrupt, ObjectMissing, StoreDown
+from rollcall.storage.store import Segment, Store
+from rollcall.waiting import in_thread
+
+BLOCK_BYTES = 1 << 20
+"""What is checked, and written or read, at a time; a body arrives in pieces of 64 to 256 KiB."""
+CHECKSUM_BYTES = 4
+INLINE_BYTES = 64 << 10
+"""Checksums of less than this cost less than a thread does."""
+
+
+async def write_segment(
+    store: Store, key: str, offset: int, chunks: AsyncIterator[bytes], digest: Any = None
+) -> Segment:
+    """Store the chunks as the object `key`: the Segment from byte `offset` of an Upload on.
+
+    `digest` (of hashlib) takes in the same bytes. On any exception, from `chunks` or a cancellation too, no object is
+    left. Raises NoSpace, StoreDown.
+    """
+    checksums, length = bytearray(), 0
+
+    async def checked() -> AsyncGenerator[bytearray, None]:
+        nonlocal checksums, length
+        async for blocks in _regrouped(chunks):
+            checksums += (
+                await in_thread(_take_in, blocks, digest) if len(blocks) > INLINE_BYTES else _take_in(blocks, digest)
+            )
+            length += len(blocks)
+            yield blocks
+
+    async with aclosing(checked()) as blocks:
+        await store.put(key, blocks)
+    return Segment(key, offset, length, bytes(checksums))
+
+
+async def _regrouped(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytearray, None]:
+    """Whole blocks, one or several at a time; the last piece may be shorter."""
+    held = bytearray()
+    async for chunk in chunks:
+        held += chunk
+        if whole := len(held) // BLOCK_BYTES * BLOCK_BYTES:
+            yield held[:whole]
+            del held[:whole]
+    if held:
+        yield held
+
+
+def _take_in(blocks: bytearray, digest: Any) -> bytes:
+    if digest is not None:
+        digest.update(blocks)
+    view = memoryview(blocks)
+    return b"".join(_checksum(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES))
+
+
+def _checksum(block: bytes | memoryview) -> bytes:
+    return zlib.crc32(block).to_bytes(CHECKSUM_BYTES, "big")
+
+
+def open_segments(store: Store, segments: Sequence[Segment], bytes_total: int) -> BinaryIO:
+    """An Upload of `bytes_total` bytes, from its first byte to its last; its Segments in their order.
+
+    A byte is handed out only when the checksum of its MiB is right, and the end only when all bytes were there.
+    Reading raises ObjectCorrupt, ObjectMissing, StoreDown.
+    """
+    return cast(BinaryIO, io.BufferedReader(_SegmentStream(_blocks(store, segments, bytes_total)), BLOCK_BYTES))
+
+
+def _blocks(store: Store, segments: Sequence[Segment], bytes_total: int) -> Generator[bytes, None, None]:
+    offset = 0
+    for segment in segments:
+        if segment.offset != offset:
+            raise ObjectMissing
+        if store.size(segment.key) != segment.length:
+            raise ObjectCorrupt
+        with store.open_range(segment.key) as file:
+            for number in range(-(-segment.length // BLOCK_BYTES)):
+                block = _read(file, min(BLOCK_BYTES, segment.length - number * BLOCK_BYTES))
+                if _checksum(block) != segment.checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]:
+                    raise ObjectCorrupt
+                yield block
+        offset += segment.length
+    if offset != bytes_total:  # a Segment's row is gone from the end, or the Upload is not the Import's
+        raise ObjectMissing
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """`size` bytes, fewer only at the end of the file."""
+    try:
+        block = file.read(size)
+        while len(block) < size and (more := file.read(size - len(block))):
+            block += more
+    except OSError as error:
+        raise StoreDown from error
+    return block
+
+
+class _SegmentStream(io.RawIOBase):
+    """Blocks as a stream."""
+
+    def __init__(self, blocks: Generator[bytes, None, None]) -> None:
+        self._blocks, self._block = blocks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._block = self._block or memoryview(next(self._blocks, b""))
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
+        return count
+
+    def close(self) -> None:
+        self._blocks.close()
+        super().close()
