@@ -111,9 +111,9 @@ def test_import_accounts_for_every_record(folder: Path, database_url: str) -> No
         "Ann Lee-Smith ann@x.org, Zoë zoe@x.org"
     )
     rejects = (folder / "list.csv.rejects.csv").read_text(encoding="utf-8").splitlines()
-    assert rejects[0] == '"Name","E-Mail","Phone","record","code","message"'
-    assert rejects[1].startswith('"Bob","bob@","2","2","email_invalid",')
-    assert rejects[2].startswith('"\'=1+1","","4","5","email_empty",')
+    assert rejects[0] == '"Name";"E-Mail";"Phone";"rollcall_record";"rollcall_code";"rollcall_message"'
+    assert rejects[1].startswith('"Bob";"bob@";"2";"2";"email_invalid";')
+    assert rejects[2].startswith('"\'=1+1";"";"4";"5";"email_empty";')
 
 
 def test_import_again_changes_nothing_and_replaces_no_file(folder: Path, database_url: str) -> None:

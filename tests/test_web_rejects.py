@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from rollcall.cli import app
 from rollcall.imports import FINAL
 from rollcall.records import Mapping, Plan
 from rollcall.records.rules import CODES
+from rollcall.web import READINGS
+from rollcall.web import rejects as web_rejects
 from service import listening, objects, served, until
 
 PLAN = Plan("csv", "none", ("=name", "email", "note"), Mapping("email", ("=name",)), ",")
@@ -73,7 +76,7 @@ async def test_the_csv_has_the_files_columns_and_no_formula(database_url: str, t
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"].startswith("attachment;")
     found = list(csv.reader(io.StringIO(answer.text, newline="")))
-    assert found[0] == ["'=name", "email", "note", "record", "code", "message"]
+    assert found[0] == ["'=name", "email", "note", "rollcall_record", "rollcall_code", "rollcall_message"]
     message = CODES["email_invalid"]
     assert found[1:3] == [
         ['\'=cmd|"a"', "x@", 'say "hi", ok', "2", "email_invalid", message],
@@ -117,7 +120,7 @@ async def test_bytes_that_are_no_text_are_shown(database_url: str, tmp_path: Pat
         answer = (await client.get(f"{location}/rejects")).json()
         table = (await client.get(f"{location}/rejects", params={"format": "csv"})).text
     assert answer["rejects"][0]["raw"] == "\\xff\0,é"
-    assert table.splitlines()[0] == '"record","code","message"'
+    assert table.splitlines()[0] == '"rollcall_record","rollcall_code","rollcall_message"'
 
 
 async def test_an_import_without_rejects_has_a_header(database_url: str, tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ async def test_an_import_without_rejects_has_a_header(database_url: str, tmp_pat
         assert (await client.get(f"{location}/rejects")).json() == nothing
         assert (await client.get(f"{location}/rejects", params={"format": "ndjson"})).content == b""
         table = (await client.get(f"{location}/rejects", params={"format": "csv"})).text
-    assert table == '"\'=name","email","note","record","code","message"\r\n'
+    assert table == '"\'=name","email","note","rollcall_record","rollcall_code","rollcall_message"\r\n'
 
 
 async def test_a_file_that_breaks_off_is_seen_to(database_url: str, tmp_path: Path) -> None:
@@ -350,3 +353,92 @@ def opened(path: Path) -> int:
     """How often this process has the file open."""
     links = [link for link in Path("/proc/self/fd").iterdir() if link.exists()]
     return sum(link.resolve() == path.resolve() for link in links)
+
+
+# Mended and sent again
+
+
+async def contacts(place: Site, source: str) -> dict[str, tuple[str, Any]]:
+    found = await place.query("select email, name, attributes from contacts where source = %s", source)
+    return {email: (name, attributes) for email, name, attributes in found}
+
+
+async def test_csv_mended_and_posted_gives_the_contacts_that_were_meant(
+    place: Site, database_url: str, tmp_path: Path, corpora: Path
+) -> None:
+    path = await load(place, "a", 10, (corpora / "people" / "91-reject-roundtrip.csv").read_bytes())
+    async with served(database_url, tmp_path) as client:
+        rejected = (await file(client, path, "csv")).decode()
+    assert '"\'+41791234567"' in rejected
+    mended = rejected.replace("ann.example.com", "ann@example.com").replace('"","bob@', '"Bob","bob@')
+    await load(place, "a", 10, mended.encode())
+    assert await contacts(place, "a") == {
+        "ann@example.com": ("Ann", {"phone": "+41791234567", "balance": "-12.50"}),
+        "bob@example.com": ("Bob", {"phone": "+41791234568", "balance": "-7.00"}),
+    }
+
+
+@pytest.mark.parametrize("name", ["92-reject-latin1.csv", "93-reject-stray-quote.csv"])
+async def test_csv_unmended_is_rejected_again(
+    place: Site, database_url: str, tmp_path: Path, corpora: Path, name: str
+) -> None:
+    path = await load(place, "a", 10, (corpora / "people" / name).read_bytes())
+    async with served(database_url, tmp_path) as client:
+        rejected = await file(client, path, "csv")
+        again = await load(place, "b", 10, rejected)
+        count = (await client.get(path)).json()["total"]
+        assert count
+        assert (await client.get(again)).json()["total"] == count
+    assert await contacts(place, "b") == {}
+
+
+async def test_json_comes_back_with_its_types(place: Site, database_url: str, tmp_path: Path) -> None:
+    late = b'{"name":"Ann","email":"nobody","zip":"00123","n":1.50,"late":[true,-1]}'
+    data = b"[" + b"".join(b'{"name":"A%d","email":"a%d@x.org"},' % (at, at) for at in range(1_200)) + late + b"]"
+    path = await load(place, "a", 10, data)
+    for form, source in (("csv", "b"), ("records", "c")):
+        async with served(database_url, tmp_path) as client:
+            rejected = await file(client, path, form)
+        await load(place, source, 10, rejected.replace(b"nobody", b"ann@x.org"))
+        assert await place.query("select attributes::text from contacts where source = %s", source) == [
+            ('{"n": 1.50, "zip": "00123", "late": [true, -1]}',)
+        ]
+
+
+# Bounded by bytes
+
+
+async def test_pages_end_with_one_mebibyte(place: Site, database_url: str, tmp_path: Path) -> None:
+    lines = [b"Ann,nowhere%d,%b" % (number, b"\xff" * 60_000) for number in range(200)]
+    path = await load(place, "a", 1_000, b"\n".join([b"name,email,note", *lines]))
+    async with served(database_url, tmp_path) as client:
+        records, after, pages = list[int](), 0, 0
+        while after is not None:
+            answer = await client.get(path, params={"limit": 1000, "after": after})
+            assert len(answer.content) < 2 << 20
+            page = answer.json()
+            records, after, pages = records + [each["record"] for each in page["rejects"]], page["next"], pages + 1
+    assert records == list(range(1, 201))
+    assert pages > 5
+
+
+async def test_files_read_again_are_few_at_a_time(
+    place: Site, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of clients that take nothing, the first ones hold a stored file open; they are let go."""
+    monkeypatch.setattr(web_rejects, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(web_rejects, "TAKEN_SECONDS", 3.0)
+    lines = b"".join(b"Ann,nowhere%d,%b\n" % (number, b"n" * 4000) for number in range(8000))
+    path = await load(place, "a", STORED, b"name,email,note\n" + lines)
+    stored = objects(tmp_path)[0]
+    async with listening(database_url, tmp_path) as port, AsyncExitStack() as stack:
+        for _ in range(READINGS):
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
+            await stack.enter_async_context(client.stream("GET", path, params={"format": "ndjson"}))
+        assert opened(stored) == READINGS
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as other:
+            refused = await other.get(path, params={"format": "ndjson"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "SERVER_BUSY")
+            await asyncio.wait_for(until(lambda: not opened(stored)), 60)
+            answer = await other.get(path, params={"format": "ndjson"})
+    assert len(answer.content.splitlines()) == 8000

@@ -58,15 +58,23 @@ async def clear(tx: Connection, job_id: UUID) -> None:
     await tx.execute("delete from rollcall.rejects where import_id = %s", (job_id,))
 
 
-async def page(tx: Connection, job_id: UUID, *, after: int, limit: int) -> list[Reject]:
-    """In the order of the file, from the first Record after `after`."""
+async def page(tx: Connection, job_id: UUID, *, after: int, limit: int, size: int) -> tuple[list[Reject], bool]:
+    """In the order of the file, from the first Record after `after`: at most `limit`, and none after those that have
+    `size` bytes together. Also whether there may be more.
+    """
     async with tx.cursor(row_factory=class_row(Reject)) as cursor:
         await cursor.execute(
-            """select record, field, code, value, raw from rollcall.rejects
-                where import_id = %s and record > %s order by record limit %s""",
-            (job_id, after, limit),
+            """select record, field, code, value, raw from (
+                 select *, sum(octet_length(raw) + octet_length(coalesce(field, ''))) over (order by record)
+                             - octet_length(raw) - octet_length(coalesce(field, '')) as before
+                   from (select record, field, code, value, raw from rollcall.rejects
+                          where import_id = %s and record > %s order by record limit %s) as first) as summed
+                where before < %s order by record""",
+            (job_id, after, limit, size),
         )
-        return await cursor.fetchall()
+        found = await cursor.fetchall()
+    held = sum(len(reject.raw) + len((reject.field or "").encode()) for reject in found)
+    return found, len(found) == limit or held >= size
 
 
 async def count(tx: Connection, job_id: UUID, until: int) -> int:

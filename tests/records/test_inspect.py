@@ -209,5 +209,5 @@ def test_a_rejected_record_can_be_shown_in_the_files_own_columns() -> None:
     json_ = inspect(io.BytesIO(b"[" + ANN + b"]"))
 
     assert cells(b'"Ann, Lee",ann@', csv) == ["Ann, Lee", "ann@", ""]
-    assert cells(b'{"email":"ann@","name":7}', json_) == ["7", "ann@"]
-    assert cells(b"\xff{broken", json_) == ["", ""]
+    assert cells(b'{"email":"ann@","name":7}', json_) == ["json:7", "ann@", ""]
+    assert cells(b"\xff{broken", json_) == ["", "", "\ufffd:\ufffdff{broken"]

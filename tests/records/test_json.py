@@ -333,11 +333,21 @@ def test_what_is_no_text_is_a_fault_of_its_record_alone(raw: bytes, code: str) -
         loaded(b"[" + raw[:-1] + b",}]")
 
 
-def test_cells_show_what_can_be_shown() -> None:
-    assert json.cells(b'{"email":"e","score":1.50,"tags":["a", 1],"x":1}', PLAN) == ["", "e", "1.50", '["a", 1]']
-    assert json.cells(b'{"name":"caf\xe9","email":null,"score":1e400}', PLAN) == ["caf\ufffd", "", "1e400", ""]
+def test_cells_keep_types_and_mark_what_cannot_be_imported() -> None:
+    def cells(raw: bytes) -> list[str]:
+        return json.cells(raw, PLAN)
+
+    assert json.columns(PLAN) == ("name", "email", "score", "tags", "rollcall_more")
+    assert cells(b'{"email":"e","score":1.50,"tags":["a", 1],"x":-1}') == [
+        "", "e", "json:1.50", 'json:["a", 1]', '{"x":-1}',
+    ]  # fmt: skip
+    assert cells(b'{"name":"caf\xe9","email":null,"score":1e400}') == ["caf\ufffde9", "json:null", "json:1e400", "", ""]
+    assert cells(b'{"name":"","email":"json:","tags":null,"score":""}') == ['json:""', 'json:"json:"', "", "", ""]
+    assert cells(rb'{"name":"\ud800","email":"\u0000","score":"\ufffd"}') == [
+        "\ufffdud800", "\ufffd00", "\ufffd\ufffd", "", "",
+    ]  # fmt: skip
     for raw in (b"", b"[1", b"1e400", b"\xff", b'{"name":"Ann', b"[" * 5_000, b'"' + b'\\"' * 500_000):
-        assert json.cells(raw, PLAN) == [""] * 4
+        assert cells(raw) == ["", "", "", "", "\ufffd:" + raw.decode("latin-1").replace("\xff", "\ufffdff")]
 
 
 def test_keys_of_a_beginning() -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rollcall.cli import show
 from rollcall.options import Options
-from rollcall.records import Part, Plan, inspect, message, parts
+from rollcall.records import Part, Plan, inspect, message, parts, reject_file
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -69,7 +69,8 @@ def _print_plan(file: Path, plan: Plan) -> None:
     how = "" if plan.delimiter is None else f", separated by {SEPARATORS.get(plan.delimiter, plan.delimiter)}"
     packed = "" if plan.compression == "none" else f", {plan.compression}"
     names = " + ".join(plan.mapping.name)
-    rest = [column for column in plan.header if column not in (plan.mapping.email, *plan.mapping.name)]
+    taken = {plan.mapping.email, *plan.mapping.name, *reject_file.NAMES}
+    rest = [column for column in plan.header if column not in taken]
     for line in (
         f"{file.name}: {plan.format.upper()}, UTF-8{how}{packed}",
         f"email: {plan.mapping.email}   name: {names}   attributes: {', '.join(rest) or 'none'}",

@@ -272,7 +272,8 @@ def status(
 def rejects(
     job: Annotated[str, typer.Argument(metavar="JOB", help="The jobId of the import.")],
     format_: Annotated[
-        Literal["csv", "ndjson"], typer.Option("--format", help="csv: the file's own columns; ndjson: exact.")
+        Literal["csv", "records", "ndjson"],
+        typer.Option("--format", help="csv: the file's own columns; records: the same as NDJSON; ndjson: exact."),
     ] = "csv",
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="A new file. [default: stdout]")

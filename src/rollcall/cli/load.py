@@ -15,29 +15,29 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import typer
-from fastapi.responses import StreamingResponse
 
-from rollcall import control, embedded, imports, telemetry, worker
+from rollcall import control, embedded, export, imports, telemetry, worker
 from rollcall.cli import show
 from rollcall.cli.up import database as own_database
 from rollcall.client import OPEN, Client, blocks
 from rollcall.database import Database
 from rollcall.errors import EmbeddedInUse, RollcallError, Unavailable
-from rollcall.keys import Caller
+from rollcall.imports import FINAL, Import
 from rollcall.migrations import migrate
 from rollcall.options import Options
 from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
-from rollcall.storage import open_store
-from rollcall.web import Service
-from rollcall.web import imports as import_answers
-from rollcall.web import rejects as reject_answers
+from rollcall.storage import Store, open_store
 
+LOOK_SECONDS = (0.02, 0.25)
+"""Between two looks at an import of this process: the second for what has more than SOON_BYTES."""
+SOON_BYTES = 4 << 20
 PAUSE_SECONDS = 0.25
 PATIENCE_SECONDS = 60.0
 """How long a service or a database may be away while an import is followed."""
@@ -50,50 +50,70 @@ class Interrupted(RollcallError):
 
 
 class LocalClient:
-    """What a Client does, done in this process by the functions that answer a Client's requests."""
+    """What a Client does, done in this process."""
 
-    def __init__(self, service: Service, working: asyncio.Task[None]) -> None:
-        self._service, self._working = service, working
+    def __init__(self, database: Database, store: Store, limits: Limits, working: asyncio.Task[None]) -> None:
+        self._database, self._store, self._limits, self._working = database, store, limits, working
 
     async def send(self, file: Path, *, source: str, options: dict[str, str], sent: Callable[[int], None]) -> str:
         wish = (source, Options.parse(options))
         job_id = await receive(
             blocks(file, sent),
-            database=self._service.database,
-            store=self._service.store,
+            database=self._database,
+            store=self._store,
             wish=lambda: wish,
             segment_bytes=None,
             name=file.name,
-            limits=self._service.limits,
+            limits=self._limits,
         )
         return str(job_id)
 
     async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
         if since is not None:
-            look = import_answers.LOOK_SECONDS[since["bytes"]["total"] > import_answers.SOON_BYTES]
+            look = LOOK_SECONDS[since["bytes"]["total"] > SOON_BYTES]
             await asyncio.wait([self._working], timeout=min(wait, look))
         if self._working.done():
             self._working.result()  # raises what the worker died of
-        async with self._service.database.session() as tx:
+        async with self._database.session() as tx:
             job = await imports.show(tx, UUID(job_id))
-            assert job is not None
-            return import_answers.describe(job).model_dump(mode="json", by_alias=True)
+        assert job is not None
+        return _shown(job)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
-        await control.cancel(self._service.database, UUID(job_id))
+        await control.cancel(self._database, UUID(job_id))
         return await self.show(job_id)
 
     async def first_rejects(self, job_id: str, limit: int) -> list[dict[str, Any]]:
-        page = await reject_answers.show(self._service, Caller(), UUID(job_id), limit=limit)
-        assert isinstance(page, reject_answers.RejectsShown)
-        return [reject.model_dump(by_alias=True) for reject in page.rejects]
+        async with self._database.session() as tx:
+            found, _ = await export.page(tx, UUID(job_id), after=0, limit=limit)
+        return found
 
-    async def rejects(self, job_id: str, form: Literal["csv", "ndjson"]) -> AsyncGenerator[bytes, None]:
-        answer = await reject_answers.show(self._service, Caller(), UUID(job_id), format=form)
-        assert isinstance(answer, StreamingResponse)
-        async for block in answer.body_iterator:
-            assert isinstance(block, bytes)
-            yield block
+    async def rejects(self, job_id: str, form: export.Form) -> AsyncGenerator[bytes, None]:
+        async with self._database.session() as tx:
+            found = await export.find(tx, UUID(job_id))
+        async with aclosing(
+            export.file(self._database, self._store, found, form, cpu_slots=asyncio.Semaphore())
+        ) as blocks_:
+            async for block in blocks_:
+                yield block
+
+
+def _shown(job: Import) -> dict[str, Any]:
+    """What of the service's answer is shown to people."""
+    rate, eta = job.pace
+    return {
+        "source": job.source,
+        "state": job.state,
+        "counts": asdict(job.counts),
+        "unprocessed": job.total - job.read if job.state in FINAL and job.total is not None else None,
+        "bytes": {"read": job.position, "total": job.bytes_total},
+        "sameFileAs": job.same_file_as,
+        "rate": rate,
+        "eta": eta,
+        "ahead": job.ahead,
+        "error": {"code": job.error_code, "message": job.error_message or ""} if job.error_code else None,
+        "plan": job.plan,
+    }
 
 
 def import_locally(file: Path, source: str, options: dict[str, str], settings: Settings) -> bool:
@@ -108,14 +128,9 @@ def import_locally(file: Path, source: str, options: dict[str, str], settings: S
         working = asyncio.create_task(worker.run(settings, url, stop=stop))
         try:
             async with Database(url) as database:
-                service = Service(
-                    database=database,
-                    store=open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, url)),
-                    segment_bytes=settings.upload_chunk_size,
-                    body_bytes_max=settings.max_upload_size,
-                    limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
-                )
-                return await import_file(file, source, options, LocalClient(service, working))
+                store = open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, url))
+                limits = Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports)
+                return await import_file(file, source, options, LocalClient(database, store, limits, working))
         finally:
             stop.set()
             await working

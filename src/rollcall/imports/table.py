@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, LiteralString
 from uuid import UUID
 
@@ -73,6 +73,18 @@ class Import:
     @property
     def counts(self) -> Counts:
         return Counts(**{field.name: getattr(self, field.name) for field in fields(Counts)})
+
+    @property
+    def pace(self) -> tuple[float | None, int | None]:
+        """Records a second since it began, and seconds that the rest of its bytes will take; None when not known."""
+        if self.started_at is None:
+            return None, None
+        seconds = ((self.finished_at or datetime.now(UTC)) - self.started_at).total_seconds()
+        if seconds <= 0:
+            return None, None
+        running = self.state == "running" and self.position > 0
+        eta = round(seconds * (self.bytes_total - self.position) / self.position) if running else None
+        return round(self.read / seconds, 1), eta
 
 
 SHOWN: LiteralString = """

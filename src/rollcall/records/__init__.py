@@ -15,17 +15,19 @@ from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO
 
+import orjson
+
 from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
-from rollcall.records import archive, text
+from rollcall.records import archive, reject_file, text
 from rollcall.records import mapping as mappings
-from rollcall.records.formats import json, ndjson
+from rollcall.records.formats import json, json_objects, ndjson, resent
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, FormatName, Mapping, Plan
 from rollcall.records.rules import message
 from rollcall.records.shares import deal, divide, fold
 
-__all__ = ["Mapping", "Part", "Plan", "cells", "deal", "fold", "inspect", "message", "parts"]
+__all__ = ["Mapping", "Part", "Plan", "as_object", "cells", "columns", "deal", "fold", "inspect", "message", "parts"]
 
 
 SAMPLE_RECORDS, SAMPLE_PIECE = 5_000, 250
@@ -53,6 +55,8 @@ def inspect(
     name = format or _format(head)
     if name in ("csv", "tsv"):
         delimiter, skip, headings = text.csv_dialect(head, "\t" if name == "tsv" else None)
+        if reject_file.is_reject_file(headings):
+            headings = [reject_file.unguarded(heading) for heading in headings]
         header = mappings.unique(headings)
         plan = Plan("csv", compression, header, _columns(mapping, header), delimiter, skip)
         return replace(plan, loaders=_loaders(plan, head, loaders))
@@ -81,9 +85,31 @@ def _loaders(plan: Plan, head: bytes, loaders: int) -> tuple[str, ...]:
     return divide(emails, loaders)
 
 
+def columns(plan: Plan) -> tuple[str, ...]:
+    """The headings of a reject file, without those that Rollcall adds to every one (`reject_file.ADDED`)."""
+    return FORMATS[plan.format].columns(plan)
+
+
 def cells(raw: bytes, plan: Plan) -> list[str]:
-    """One Record's bytes (a Reject's `raw`) as the values of `plan.header`; best effort, never raises."""
+    """One Record's bytes (a Reject's `raw`) as a row of a reject file: a text for each of `columns`, with marks for
+    what cannot be imported, not guarded yet. Never raises.
+    """
     return FORMATS[plan.format].cells(raw, plan)
+
+
+def as_object(raw: bytes, plan: Plan) -> bytes | None:
+    """One Record's bytes as a JSON object that says the same; None if there is none."""
+    if plan.format != "csv":
+        return None if json_objects.members(raw) is None else raw
+    row = dict(zip(columns(plan), cells(raw, plan), strict=True))
+    if any(map(reject_file.mark_in, row.values())):
+        return None
+    values = {name: reject_file.unmarked(cell) for name, cell in row.items()}
+    if reject_file.MORE in values:
+        text = resent.json_object(values)
+        return None if json_objects.members(text) is None else text
+    mapped = (plan.mapping.email, *plan.mapping.name)
+    return orjson.dumps({name: value for name, value in values.items() if value or name in mapped})
 
 
 def _decoded(stream: BinaryIO) -> tuple[Compression, Iterator[bytes]]:
@@ -112,4 +138,6 @@ def _format(head: bytes) -> str:
 
 
 def _columns(mapping: Mapping | None, header: tuple[str, ...]) -> Mapping:
-    return mappings.check(mapping, header) if mapping else mappings.guess(header)
+    if mapping:
+        return mappings.check(mapping, header)
+    return mappings.guess([column for column in header if column not in reject_file.NAMES])

@@ -91,3 +91,5 @@ FAMILY_NAME_BESIDE = _plain("Vorname", "Vornamen", "Rufname")
 
 English ones (`First Name`, `Name`) mean the full name.
 """
+
+ALL = frozenset({*EMAIL, *FULL_NAME, *FIRST_NAME, *MIDDLE_NAME, *LAST_NAME})

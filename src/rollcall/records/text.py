@@ -12,11 +12,13 @@ from itertools import islice
 from typing import Final, Literal
 
 from rollcall.errors import EmptyFile, HeaderTooLong, TooManyColumns, UnknownFormat, UnsupportedEncoding
+from rollcall.records import reject_file
 
 HEAD_BYTES: Final = 1 << 20
 """So many first bytes are looked at; a line that does not end in them is no header."""
 
 COLUMNS_MAX: Final = 10_000
+"""Without those that a reject file adds."""
 
 QUOTED_BYTES_MAX: Final = 1 << 20
 """Quoted line breaks carry a record no further than this; beyond it, the quote was never closed."""
@@ -32,7 +34,11 @@ _SNIFFED_BYTES: Final = 1 << 16
 _CONTROLS: Final = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _LINE = re.compile(rb"([^\r\n]*+)(?:\r\n?|\n|\Z)")
 _SEP_LINE = re.compile(rb'"?sep=([^\w"\r\n\x80-\xff])"?[,;\t ]*+(?:\r\n?|\n|\Z)', re.IGNORECASE)
-_CONTACT_WORD = re.compile(rb"name|e-?mail|phone|company|address|city|country|telefon|firma|nom\b", re.IGNORECASE)
+_CONTACT_WORD = re.compile(
+    rb"name|e-?mail|phone|company|address|city|country|telefon|firma|nom\b|rollcall_", re.IGNORECASE
+)
+_ADDED: Final = frozenset(name.encode() for name in reject_file.ADDED)
+_ADDED_BESIDE = re.compile(rb'%b"?([^\w"\r\n\x80-\xff])"?%b' % (reject_file.RECORD.encode(), reject_file.CODE.encode()))
 _MARKUP = re.compile(rb"\s*+<(?:\?xml|!doctype|html|head|body|table|svg|script|!--)", re.IGNORECASE)
 _MAGIC: Final = (
     (b"\xd0\xcf\x11\xe0", "an old or a protected Excel workbook: save it as CSV UTF-8"),
@@ -88,7 +94,8 @@ def _interleaved(sample: bytes) -> bool:
 def csv_dialect(head: bytes, given: str | None = None) -> tuple[str, int, list[str]]:
     """Delimiter, bytes between the BOM and the header, and the header's cells (unquoted, trimmed, else as written).
 
-    The delimiter is what an Excel `sep=` line says, else what is `given`, else the one of `, ; tab |` that parts the
+    The delimiter is what an Excel `sep=` line says, else what stands between the columns that a reject file adds, else
+    what is `given`, else the one of `, ; tab |` that parts the
     header into most cells with contact words, then the one under which most lines have as many cells as the header; a
     file of one column has ",". Raises EmptyFile, HeaderTooLong, TooManyColumns, UnsupportedEncoding.
     """
@@ -101,12 +108,14 @@ def csv_dialect(head: bytes, given: str | None = None) -> tuple[str, int, list[s
         raise EmptyFile("The file holds no header and no records.")
     if said:
         delimiter = said[1]
+    elif added := _of_reject_file(text, skip):
+        delimiter = added
     elif given:
         delimiter = given.encode()
     else:
         delimiter = max((b",", b";", b"\t", b"|"), key=lambda each: _fitness(text, skip, each))
     cells = split(next(_records(text, skip, delimiter)), delimiter)
-    if len(cells) > COLUMNS_MAX:
+    if len(cells) - len(_ADDED.intersection(cells)) > COLUMNS_MAX:
         raise TooManyColumns(f"The header has {len(cells)} columns; {COLUMNS_MAX} can be read.")
     try:
         header = [cell.decode().strip(BLANKS) for cell in cells]
@@ -125,6 +134,13 @@ def _after_blank_lines(text: bytes, start: int) -> int:
         return len(text)
     found = start + len(decoded[:blanks].encode())
     return max(start, text.rfind(b"\n", start, found) + 1, text.rfind(b"\r", start, found) + 1)
+
+
+def _of_reject_file(text: bytes, skip: int) -> bytes | None:
+    """The delimiter, if the header is that of a reject file whose added columns still stand together."""
+    beside = _ADDED_BESIDE.search(text, skip)
+    header = split(next(_records(text, skip, beside[1])), beside[1]) if beside else ()
+    return beside[1] if beside and not _ADDED.isdisjoint(header) else None
 
 
 def _fitness(text: bytes, skip: int, delimiter: bytes) -> tuple[int, float, int]:

@@ -26,6 +26,8 @@ from rollcall.web.outgoing import Room
 
 BODIES_MAX = 32
 """Bodies that one process takes in at the same time."""
+READINGS = 4
+"""Stored files that are read again at the same time, for the Rejects that are not stored."""
 JUDGES = 2
 """JSON bodies judged, and Parts of stored files read again, at the same time; each may take some hundred MiB."""
 
@@ -43,6 +45,7 @@ class Service:
     bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BODIES_MAX))
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     room: Room = field(default_factory=Room)
+    readings: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READINGS))
     shown: CounterValues = field(default_factory=dict)
 
 

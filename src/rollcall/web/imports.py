@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -170,7 +170,7 @@ async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
 
 def describe(job: Import) -> ImportShown:
     """The import as it is answered."""
-    rate, eta = _pace(job)
+    rate, eta = job.pace
     return ImportShown(
         job_id=job.id,
         source=job.source,
@@ -195,18 +195,6 @@ def describe(job: Import) -> ImportShown:
         started_at=job.started_at,
         finished_at=job.finished_at,
     )
-
-
-def _pace(job: Import) -> tuple[float | None, int | None]:
-    """Records a second since it began, and seconds that the rest of its bytes will take; None when not known."""
-    if job.started_at is None:
-        return None, None
-    seconds = ((job.finished_at or datetime.now(UTC)) - job.started_at).total_seconds()
-    if seconds <= 0:
-        return None, None
-    running = job.state == "running" and job.position > 0
-    eta = round(seconds * (job.bytes_total - job.position) / job.position) if running else None
-    return round(job.read / seconds, 1), eta
 
 
 def _tag(job: Import) -> str:

@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from rollcall.records import reject_file
+from rollcall.records.formats import json_objects, resent
 from rollcall.records.formats.columns import attributes, join_values
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Columns, Offsets, RecordError, Slice
 from rollcall.records.plan import Plan
@@ -210,6 +212,10 @@ def parse(part: Slice, plan: Plan) -> Columns:
     """The fields of these Records. Further RecordErrors: invalid_utf8, too_many_fields, nul_character."""
     faults = dict.fromkeys(part.not_utf8(), RecordError("invalid_utf8")) | part.faults
     columns = dict(zip(plan.header, _columns(part, plan, faults), strict=True))
+    if reject_file.is_reject_file(plan.header):
+        columns = resent.restored(columns, faults)
+        if reject_file.MORE in columns:
+            return json_objects.parse(resent.json_objects(columns, faults), plan)
     name = join_values([columns[column] for column in plan.mapping.name])
     email = columns[plan.mapping.email]
     others = {key: column for key, column in columns.items() if key not in {plan.mapping.email, *plan.mapping.name}}
@@ -288,12 +294,27 @@ def _laid_out(part: Slice, rows: dict[int, bytes]) -> bytes | memoryview:
 
 
 def cells(raw: bytes, plan: Plan) -> list[str]:
-    """One Record's values, one for each column of `plan.header`; a surplus stays in the last one. Never raises."""
+    """One Record's values, one for each column of a reject file, with marks. Never raises."""
     delimiter, width = _delimiter(plan), len(plan.header)
-    found = split(raw, delimiter)
-    found += [b""] * (width - len(found))
-    found[width - 1 :] = [delimiter.join(found[width - 1 :])]
-    return [cell.decode("utf-8", "replace") for cell in found]
+    again = reject_file.is_reject_file(plan.header)
+    broken = b'"' in raw and ending(raw, delimiter) != "closed"
+    row = [reject_file.marked(cell, again=again) for cell in split(raw, delimiter)]
+    if broken:
+        row = [cell.replace('"', f'{reject_file.MARK}"') for cell in row]
+    if len(raw) >= KEPT_BYTES:  # perhaps not all of it
+        row[-1] += reject_file.CUT
+    if any(cell.strip(BLANKS) for cell in row[width:]):
+        row[width - 1 :] = [f"{reject_file.MARK}{delimiter.decode()}".join(row[width - 1 :])]
+    row = row[:width] + [""] * (width - len(row))
+    if again:
+        data = zip(plan.header, row, strict=True)
+        row = [reject_file.unguarded(cell) for name, cell in data if name not in reject_file.ADDED]
+    return row
+
+
+def columns(plan: Plan) -> tuple[str, ...]:
+    """The headings of a reject file."""
+    return tuple(name for name in plan.header if name not in reject_file.ADDED)
 
 
 def _delimiter(plan: Plan) -> bytes:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import orjson
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat
-from rollcall.records.formats import json_objects
+from rollcall.records.formats import json_cells, json_objects
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, Columns, Offsets, Slice
 from rollcall.records.formats.same_shape import STRING
 from rollcall.records.formats.spans import (
@@ -47,7 +47,7 @@ _QUOTE, _COMMA, _OPENING, _CLOSING, _BRACE, _BRACE_CLOSING = b'",[]{}'
 _KEY = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
 _EXPECTED: Final = 'Send a JSON array of contacts, or an object that holds it as "data".'
 
-cells = json_objects.cells
+cells, columns = json_cells.cells, json_cells.columns
 
 
 @dataclass(frozen=True)

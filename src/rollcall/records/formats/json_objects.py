@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from rollcall.records import reject_file
 from rollcall.records.formats.columns import attributes, join_values
 from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
 from rollcall.records.formats.same_shape import KEYS_MAX, STRING, KeyColumns, read_by_shape
@@ -80,13 +81,14 @@ def _fields(columns: KeyColumns, scalars: frozenset[str], mapping: Mapping, coun
     names = [columns[key] for key in mapping.name if key in columns]
     missing = pa.nulls(count, pa.string())
     name = join_values(names) if len(names) > 1 else names[0] if names else missing
-    others = {key: column for key, column in columns.items() if key not in {mapping.email, *mapping.name}}
+    taken = {mapping.email, *mapping.name, *reject_file.NAMES}
+    others = {key: column for key, column in columns.items() if key not in taken}
     return name, columns.get(mapping.email, missing), attributes(others, count, written=scalars)
 
 
 def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, RecordError]) -> Fields:
     """The fields of these Records, each judged on its own. Adds their RecordErrors."""
-    mapped = {mapping.email, *mapping.name}
+    mapped = {mapping.email, *mapping.name, *reject_file.NAMES}
     names: list[str | None] = []
     emails: list[str | None] = []
     texts: list[str] = []
@@ -100,17 +102,16 @@ def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, 
     return pa.array(names, pa.string()), pa.array(emails, pa.string()), pa.array(texts, pa.string())
 
 
-def cells(raw: bytes, plan: Plan) -> list[str]:
-    """The values of the plan's header: strings as they are, others as JSON, "" for what is missing or unreadable."""
+def members(raw: bytes) -> dict[str, Any] | None:
+    """One Record's values, for orjson to write as they stand in it; None when it is no object."""
     try:
         record, text, _ = _judge_numbers(raw)
     except orjson.JSONDecodeError:
-        record = None
+        return None
     if not isinstance(record, dict):
-        return [""] * len(plan.header)
+        return None
     _restore(record, text)
-    values = (record.get(key) for key in plan.header)
-    return [value if isinstance(value, str) else "" if value is None else _json(value) for value in values]
+    return record
 
 
 def sample_keys(slices: Iterable[Slice]) -> Iterator[bytes]:
@@ -119,9 +120,10 @@ def sample_keys(slices: Iterable[Slice]) -> Iterator[bytes]:
 
 
 def keys(raw: bytes) -> list[str]:
-    """One Record's keys, but for those that Postgres cannot hold. Raises JSONDecodeError."""
+    """One Record's keys, but for those that Postgres cannot hold or Rollcall adds. Raises JSONDecodeError."""
     record, _, _ = _judge_numbers(raw)
-    return [key for key in record if "\0" not in key] if isinstance(record, dict) else []
+    found = record if isinstance(record, dict) else ()
+    return [key for key in found if "\0" not in key and key not in reject_file.NAMES]
 
 
 def check(text: bytes) -> None:
@@ -135,7 +137,7 @@ def reason(error: orjson.JSONDecodeError) -> str:
 
 
 def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, str] | RecordError:
-    """Name, email and attributes. `mapped`: the keys of the first two."""
+    """Name, email and attributes. `mapped`: the keys of the first two, and reserved ones."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -8,12 +8,12 @@ from contextlib import suppress
 import numpy as np
 import orjson
 
-from rollcall.records.formats import json_objects
+from rollcall.records.formats import json_cells, json_objects
 from rollcall.records.formats.reader import Offsets, Slice
 from rollcall.records.formats.spans import blank_bom, bound, locate_records, trim_spans
 from rollcall.records.plan import Plan
 
-parse, cells = json_objects.parse, json_objects.cells
+parse, cells, columns = json_objects.parse, json_cells.cells, json_cells.columns
 
 
 def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:

@@ -108,4 +108,7 @@ class Format(Protocol):
         """Find the fields of these Records."""
 
     def cells(self, raw: bytes, plan: Plan) -> list[str]:
-        """One Record's bytes as the values of `plan.header`, for reject files; best effort, never raises."""
+        """One Record's bytes as a row of a reject file, one text for each of `columns`. Never raises."""
+
+    def columns(self, plan: Plan) -> tuple[str, ...]:
+        """The headings of a reject file, without those that Rollcall adds to every one."""
