@@ -1,17 +1,19 @@
 """HTTP: one resource a file. Handlers translate between requests and the floors below; they decide nothing else.
 
-    intake (body, form, envelope)   POST /import      imports, rejects   what became of it
+    post_import (and body, form, envelope)   POST /import      imports, rejects   what became of it
     contacts                        GET /contacts     health, metrics    for machines
 
-`answers` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the memory
-that answers take until they are read. `gate` stands before them all
-and says who asks; `wire` stands before that and refuses what is no honest HTTP.
+`responses` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the memory
+that answers take until they are read; `watch` and `checks` ask the database once for all requests that wait for an
+import, or ask for health. `auth` stands before them all and says who asks; `http_protocol` stands before that and
+refuses what is no honest HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -22,7 +24,9 @@ from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
+from rollcall.web.checks import Checks
 from rollcall.web.outgoing import Room
+from rollcall.web.watch import Watch
 
 BODIES_MAX = 32
 """Bodies that one process takes in at the same time."""
@@ -44,6 +48,16 @@ class Service:
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     room: Room = field(default_factory=Room)
     shown: CounterValues = field(default_factory=dict)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Its `run` is a task of the service."""
+        return Watch(self.database)
+
+    @cached_property
+    def checks(self) -> Checks:
+        """What `/health` asks."""
+        return Checks(self.database, self.store)
 
 
 def _service(request: Request) -> Service:
