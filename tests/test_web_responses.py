@@ -144,19 +144,21 @@ async def healthy(client: httpx.AsyncClient) -> bool:
 async def test_a_request_that_a_stopping_server_cancels_is_told_to_come_again(
     database_url: str, tmp_path: Path
 ) -> None:
-    """`/contacts` waits for a lock here for longer than the server gives it."""
-    with psycopg.connect(database_url) as locking, capture_logs() as logs:
-        locking.execute("lock table public.contacts in access exclusive mode")
+    """It sends less than it said, for longer than the server gives it."""
+    head = (
+        b"POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\n"
+    )
+    with capture_logs() as logs:
         async with listening(database_url, tmp_path) as port:
-            waiting = asyncio.create_task(raw(port, b"GET /contacts HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-            await until(lambda: waits_for_lock(database_url))
+            waiting = asyncio.create_task(raw(port, head + b"name,email\n"))
+            await until(lambda: bool(rows(database_url, "select id from rollcall.uploads")))
         answer = await waiting
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503")
-    assert b"retry-after: 5" in head.lower()
+    told, _, body = answer.partition(b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 5" in told.lower()
     assert b'"code":"UNAVAILABLE"' in body
     [counted] = [line for line in logs if line["event"] == "request"]
-    assert (counted["route"], counted["status"]) == ("/contacts", 503)
+    assert (counted["route"], counted["status"]) == ("/import", 503)
 
 
 async def raw(port: int, request: bytes) -> bytes:
@@ -165,10 +167,6 @@ async def raw(port: int, request: bytes) -> bytes:
     answer = await reader.read()
     writer.close()
     return answer
-
-
-def waits_for_lock(database_url: str) -> bool:
-    return bool(rows(database_url, "select from pg_locks where not granted"))
 
 
 async def test_requests_that_wait_end_when_the_server_stops(database_url: str, tmp_path: Path) -> None:

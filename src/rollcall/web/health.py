@@ -26,7 +26,7 @@ class Unhealthy(Answer):
 
 @router.get("/health", summary="Whether imports can be taken and carried", responses={503: {"model": Unhealthy}})
 async def health(response: Response, service: ServiceDep) -> Healthy | Unhealthy:
-    """Reads the contacts, writes to the store, looks for a worker."""
+    """Reads the contacts, looks for a worker, asks the store whether it can be written."""
     fault = await service.checks.fault()
     now = datetime.now(UTC)
     if fault is None:
