@@ -67,7 +67,8 @@ async def create(tx: Connection, name: str, sources: list[str] | None = None) ->
     )
     if await cursor.fetchone() is None:
         raise Conflict(
-            f"There is, or was, a key named {name}. What it sent is known by that name: choose another, such as {name}-2."
+            f"There is, or was, a key named {name}. What it sent is known by that name: choose another, such as"
+            f" {name}-2."
         )
     return f"{PREFIX}{key_id}_{secret}"
 

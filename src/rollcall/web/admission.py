@@ -1,8 +1,7 @@
 """Who may begin to send a body: decided by the head of a request, before its first byte is waited for.
 
-What one body needs in memory is bounded wherever it goes, so that hundreds of slow ones are no burden: small pieces are
-collected up to PIECE_BYTES (`body`), JSON that is to be judged lies in a file from SPOOL_BYTES on. Their number is
-bounded by the connections.
+Bodies are bounded by memory and not by their number: what each of them holds is small wherever it goes (JSON that is to
+be judged lies in a file from SPOOL_BYTES on), and no more come than there are connections.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from rollcall.options import check_label
 from rollcall.web.answers import issue
 
 SPOOL_BYTES = 64 << 10
+"""How much of a JSON body is held in memory."""
 
 
 class Admission:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
@@ -131,9 +132,8 @@ async def post(request: Request, response: Response, service: Serving, caller: A
     length = announced(request, service.body_bytes_max)
     body = arriving(request, service.body_bytes_max)
     sent = Sent(request, service, caller, given, idempotency_key_of(request.headers), body)
-    with service.admission.place(caller, service.limits_of(caller.name).arriving):
-        await service.store.require(length)
-        job_id = await _take(sent)
+    await service.store.require(length)
+    job_id = await _take(sent)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
 
@@ -141,15 +141,24 @@ async def post(request: Request, response: Response, service: Serving, caller: A
 async def _take(sent: Sent) -> UUID:
     content_type, parameters = parse_options_header(sent.request.headers.get("content-type", ""))
     if content_type == "application/json":
-        return await _json(sent)
+        with _place(sent):
+            return await _json(sent)
     if content_type == "multipart/form-data":
-        return await _form(sent, parameters.get("boundary", ""))
+        with _place(sent):
+            return await _form(sent, parameters.get("boundary", ""))
     if content_type.startswith(NO_FILES):
         raise UnsupportedMediaType(
             "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type."
         )
     asked = parse_request(sent.given)
-    return await _receive(sent, sent.body, lambda: asked, asked.resumable, content_type=content_type or None)
+    with _place(sent) if sent.idempotency_key else nullcontext():
+        return await _receive(sent, sent.body, lambda: asked, asked.resumable, content_type=content_type or None)
+
+
+def _place(sent: Sent) -> AbstractContextManager[None]:
+    """A body has to have it that is read before its Upload exists, or without one: then the database counts it late, or
+    never."""
+    return sent.service.admission.place(sent.caller, sent.service.limits_of(sent.caller.name).arriving)
 
 
 async def _json(sent: Sent) -> UUID:
