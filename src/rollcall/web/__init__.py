@@ -24,7 +24,7 @@ from rollcall.database import Database
 from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
-from rollcall.telemetry import Figures
+from rollcall.telemetry import CounterValues
 from rollcall.web.admission import Admission
 
 JUDGES = 2
@@ -45,8 +45,8 @@ class Service:
     keyless_limits: Limits | None = None
     spool_dir: Path | None = None
     admission: Admission = field(default_factory=Admission)
-    judges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
-    shown: Figures = field(default_factory=dict)
+    cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    shown: CounterValues = field(default_factory=dict)
 
     def limits_of(self, key: str | None) -> Limits:
         """The limits of the API key of this name; None: of those who need none."""
@@ -64,5 +64,5 @@ def _caller(request: Request, _: Annotated[object, Security(HTTPBearer(auto_erro
     return caller
 
 
-Serving = Annotated[Service, Depends(_service)]
-Asking = Annotated[Caller, Depends(_caller)]
+ServiceDep = Annotated[Service, Depends(_service)]
+CallerDep = Annotated[Caller, Depends(_caller)]

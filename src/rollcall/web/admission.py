@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from rollcall.errors import Forbidden, InvalidInput, TooManyRequests
 from rollcall.keys import Caller
 from rollcall.options import check_label
-from rollcall.web.answers import issue
+from rollcall.web.responses import issue
 
 SPOOL_BYTES = 64 << 10
 """How much of a JSON body is held in memory."""

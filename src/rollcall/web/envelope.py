@@ -2,7 +2,7 @@
 
 What it says beside its contacts is found while it arrives (`members`). A body that came whole is judged before it is
 stored, by the rules and the reader that files go through, piece by piece. Of a longer one, what it says has to stand
-before `data`: it is stored as it comes, and the worker judges it.
+before `data`: it is stored as it comes, and the worker cpu_slots it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import orjson
 from rollcall.errors import InvalidInput, NoRecords, Unreadable
 from rollcall.options import GIVEN, NAMES, Options
 from rollcall.records import Mapping, Part, Plan, inspect, message, parts
-from rollcall.web.answers import issue
 from rollcall.web.import_request import ISSUES_MAX, ImportRequest, misspelt, parse_request, refused, twice
 from rollcall.web.members import MEMBER_BYTES_MAX, Member, Members
+from rollcall.web.responses import issue
 
 JUDGED_RECORDS = 2000
 """Records that are judged without a pause: others have their turn in between."""

@@ -18,8 +18,8 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 
 from rollcall.errors import InvalidInput, TooLarge, UploadFailed
 from rollcall.options import GIVEN
-from rollcall.web.answers import issue
 from rollcall.web.import_request import misspelt, refused, shortened, twice
+from rollcall.web.responses import issue
 
 PARTS_MAX = 100
 HEADERS_MAX = 8

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 
 from rollcall.errors import InvalidInput
 from rollcall.options import DRY_RUN, GIVEN, IDEMPOTENCY_KEY, NAMES, Options, check_label, nearly
-from rollcall.web.answers import issue
+from rollcall.web.responses import issue
 
 HEADERS = {"source": "x-source", "useResumable": "x-use-resumable"}
 IDEMPOTENCY_KEY_LENGTH_MAX = 255

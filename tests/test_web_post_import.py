@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from rollcall.options import GIVEN
-from rollcall.web import intake
+from rollcall.web import post_import
 from service import objects, rows, served
 
 GOOD = {"name": "Alice", "email": "alice@example.com"}
@@ -110,7 +110,7 @@ async def test_a_wrong_shape_is_named(client: httpx.AsyncClient, kept: Any) -> N
 async def test_a_long_body_is_streamed_when_its_head_says_enough(
     client: httpx.AsyncClient, kept: Any, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "JSON_BYTES_MAX", 1000)
+    monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
     data = [{"name": "A", "email": f"a{number}@example.com"} for number in range(500)] + [{"name": "bad"}]
     answer = await client.post("/import", json={"data": data, "source": "crm"})
     refused(answer, ["source"], "required")
@@ -128,7 +128,7 @@ async def test_a_long_body_is_streamed_when_its_head_says_enough(
 async def test_a_long_body_without_data_is_refused(
     client: httpx.AsyncClient, kept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "JSON_BYTES_MAX", 1000)
+    monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
     for head in (b'{"source": "crm", "x": "', b"[" * 1200, b'{"source": "crm", ,', b"\0" * 1200):
         answer = await client.post("/import", content=head + b"x" * 2000, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_INPUT"), head
@@ -375,7 +375,7 @@ async def test_options_of_any_shape_are_refused_before_the_body_is_stored(client
 async def test_a_long_body_with_options_after_data_is_refused(
     client: httpx.AsyncClient, kept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "JSON_BYTES_MAX", 1000)
+    monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
     headers = {"Content-Type": "application/json"}
     data = [{"name": "A", "email": f"a{number}@example.com"} for number in range(500)]
     for late in ({"onDuplicate": "skip"}, {"onDuplicate": "nonsense"}, {"source": "b"}, {"on_duplicate": "skip"},

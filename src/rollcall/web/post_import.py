@@ -24,10 +24,9 @@ from rollcall.errors import InvalidInput, NoSpace, UnsupportedMediaType, UploadF
 from rollcall.keys import Caller
 from rollcall.options import CHOICES, SOURCE_LENGTH_MAX, Options
 from rollcall.receive import receive
-from rollcall.web import Asking, Service, Serving, envelope
+from rollcall.web import CallerDep, Service, ServiceDep, envelope
 from rollcall.web.admission import SPOOL_BYTES, allow
-from rollcall.web.answers import PROBLEMS, Answer, issue
-from rollcall.web.body import announced, arriving
+from rollcall.web.body import content_length, paced_body
 from rollcall.web.form import Form
 from rollcall.web.import_request import (
     IDEMPOTENCY_KEY_LENGTH_MAX,
@@ -38,6 +37,7 @@ from rollcall.web.import_request import (
     query_of,
 )
 from rollcall.web.members import Members
+from rollcall.web.responses import PROBLEMS, Answer, issue
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
@@ -113,7 +113,7 @@ class Accepted(Answer):
 
 
 @dataclass(frozen=True)
-class Sent:
+class PendingImport:
     """One request, its body not yet read. `given`: what its query and its headers say."""
 
     request: Request
@@ -125,64 +125,64 @@ class Sent:
 
 
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
-async def post(request: Request, response: Response, service: Serving, caller: Asking) -> Accepted:
+async def post(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
     given = headers_of(request.headers) | query_of(request.scope["query_string"])
     allow(caller, given)
-    length = announced(request, service.body_bytes_max)
-    body = arriving(request, service.body_bytes_max)
-    sent = Sent(request, service, caller, given, idempotency_key_of(request.headers), body)
+    length = content_length(request, service.body_bytes_max)
+    body = paced_body(request, service.body_bytes_max)
+    pending = PendingImport(request, service, caller, given, idempotency_key_of(request.headers), body)
     await service.store.require(length)
-    job_id = await _take(sent)
+    job_id = await _take(pending)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
 
 
-async def _take(sent: Sent) -> UUID:
-    content_type, parameters = parse_options_header(sent.request.headers.get("content-type", ""))
+async def _take(pending: PendingImport) -> UUID:
+    content_type, parameters = parse_options_header(pending.request.headers.get("content-type", ""))
     if content_type == "application/json":
-        with _place(sent):
-            return await _json(sent)
+        with _place(pending):
+            return await _json(pending)
     if content_type == "multipart/form-data":
-        with _place(sent):
-            return await _form(sent, parameters.get("boundary", ""))
+        with _place(pending):
+            return await _form(pending, parameters.get("boundary", ""))
     if content_type.startswith(NO_FILES):
         raise UnsupportedMediaType(
             "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type."
         )
-    asked = parse_request(sent.given)
-    with _place(sent) if sent.idempotency_key else nullcontext():
-        return await _receive(sent, sent.body, lambda: asked, asked.resumable, content_type=content_type or None)
+    asked = parse_request(pending.given)
+    with _place(pending) if pending.idempotency_key else nullcontext():
+        return await _receive(pending, pending.body, lambda: asked, asked.resumable, content_type=content_type or None)
 
 
-def _place(sent: Sent) -> AbstractContextManager[None]:
+def _place(pending: PendingImport) -> AbstractContextManager[None]:
     """A body has to have it that is read before its Upload exists, or without one: then the database counts it late, or
     never."""
-    return sent.service.admission.place(sent.caller, sent.service.limits_of(sent.caller.name).arriving)
+    return pending.service.admission.place(pending.caller, pending.service.limits_of(pending.caller.name).arriving)
 
 
-async def _json(sent: Sent) -> UUID:
+async def _json(pending: PendingImport) -> UUID:
     members, length = Members(), 0
-    spool_dir = str(sent.service.spool_dir) if sent.service.spool_dir else None
+    spool_dir = str(pending.service.spool_dir) if pending.service.spool_dir else None
     # Bodies that wait for their rest, or for a judge, must not fill the memory.
     with SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=spool_dir) as spool:
         beginning = cast(BinaryIO, spool)
-        async for chunk in sent.body:
+        async for chunk in pending.body:
             await _inline_or_thread(len(chunk), _take_in, beginning, members, chunk)
             length += len(chunk)
             if length > JSON_BYTES_MAX:
                 break
         if length > JSON_BYTES_MAX:
-            asked = envelope.parse_head(members, sent.given)
-            allow(sent.caller, {"source": asked.source})
-            rest: AsyncIterator[bytes] = _watched(sent.body, members)
+            asked = envelope.parse_head(members, pending.given)
+            allow(pending.caller, {"source": asked.source})
+            rest: AsyncIterator[bytes] = _watched(pending.body, members)
         else:
-            asked = await asyncio.to_thread(envelope.parse_whole, members, sent.given, beginning)
-            allow(sent.caller, {"source": asked.source})
-            await _judge(sent, beginning, asked.options)
-            rest = sent.body
+            asked = await asyncio.to_thread(envelope.parse_whole, members, pending.given, beginning)
+            allow(pending.caller, {"source": asked.source})
+            await _judge(pending, beginning, asked.options)
+            rest = pending.body
         body = _chain(beginning, rest)
-        return await _receive(sent, body, lambda: asked, asked.resumable, content_type="application/json")
+        return await _receive(pending, body, lambda: asked, asked.resumable, content_type="application/json")
 
 
 def _take_in(beginning: BinaryIO, members: Members, chunk: bytes) -> None:
@@ -193,34 +193,34 @@ def _take_in(beginning: BinaryIO, members: Members, chunk: bytes) -> None:
     members.feed(chunk)
 
 
-async def _judge(sent: Sent, body: BinaryIO, options: Options) -> None:
+async def _judge(pending: PendingImport, body: BinaryIO, options: Options) -> None:
     """Piece by piece, each in its turn with those of other requests; for nobody, once the client has left."""
     judging = envelope.judge(body, options)
     while True:
-        async with sent.service.judges:
+        async with pending.service.cpu_slots:
             if await asyncio.to_thread(next, judging, judging) is judging:
                 return
-        if await sent.request.is_disconnected():
+        if await pending.request.is_disconnected():
             raise UploadFailed
 
 
-async def _form(sent: Sent, boundary: str) -> UUID:
+async def _form(pending: PendingImport, boundary: str) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
-    form = Form(boundary, sent.body)
+    form = Form(boundary, pending.body)
 
     def asked() -> ImportRequest:
-        return parse_request(form.fields | sent.given)
+        return parse_request(form.fields | pending.given)
 
     file = await form.file()
-    allow(sent.caller, form.fields | sent.given)
-    early = parse_request({"source": "may follow"} | form.fields | sent.given)
-    return await _receive(sent, form.rest(), asked, early.resumable, name=file.name, content_type=file.content_type)
+    allow(pending.caller, form.fields | pending.given)
+    early = parse_request({"source": "may follow"} | form.fields | pending.given)
+    return await _receive(pending, form.rest(), asked, early.resumable, name=file.name, content_type=file.content_type)
 
 
 async def _receive(
-    sent: Sent,
+    pending: PendingImport,
     body: AsyncIterator[bytes],
     asked: Callable[[], ImportRequest],
     resumable: bool,
@@ -230,20 +230,20 @@ async def _receive(
 ) -> UUID:
     def found() -> tuple[str, Options]:
         request = asked()
-        allow(sent.caller, {"source": request.source})
+        allow(pending.caller, {"source": request.source})
         return request.source, request.options
 
     return await receive(
         body,
-        database=sent.service.database,
-        store=sent.service.store,
+        database=pending.service.database,
+        store=pending.service.store,
         wish=found,
-        segment_bytes=sent.service.segment_bytes if resumable else None,
+        segment_bytes=pending.service.segment_bytes if resumable else None,
         name=name,
         content_type=content_type,
-        created_by=sent.caller.name,
-        request_key=sent.idempotency_key,
-        limits=sent.service.limits_of(sent.caller.name),
+        created_by=pending.caller.name,
+        idempotency_key=pending.idempotency_key,
+        limits=pending.service.limits_of(pending.caller.name),
     )
 
 
