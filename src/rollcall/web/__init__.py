@@ -1,13 +1,14 @@
 """HTTP: one resource a file. Handlers translate between requests and the floors below; they decide nothing else.
 
-    intake             POST /import      imports, rejects   what became of it
+    post_import        POST /import      imports, rejects   what became of it
     contacts           GET /contacts     health, metrics    for machines
 
 A request to import goes through `admission` (may it begin?), `body` (does it come in time?) and, by its kind, `form` or
 `envelope` with `members`; what it says besides its bytes is read by `import_request`.
 
-`answers` is what all of them share: one error body, request ids, one way to write JSON. `gate` stands before them all
-and says who asks; `wire` stands before that and refuses what is no honest HTTP.
+`responses` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the
+memory that answers take until they are read. `auth` stands before them all and says who asks; `http_protocol` stands
+before that and refuses what is no honest HTTP.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
 from rollcall.web.admission import Admission
+from rollcall.web.outgoing import Room
 
 JUDGES = 2
 """JSON bodies judged, and Parts of stored files read again, at the same time; each may take some hundred MiB."""
@@ -46,6 +48,7 @@ class Service:
     spool_dir: Path | None = None
     admission: Admission = field(default_factory=Admission)
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    room: Room = field(default_factory=Room)
     shown: CounterValues = field(default_factory=dict)
 
     def limits_of(self, key: str | None) -> Limits:
