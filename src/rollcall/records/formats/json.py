@@ -28,39 +28,10 @@ from rollcall.records.formats.reader import RECORD_BYTES_MAX, Batch, Offsets, Sl
 from rollcall.records.formats.stretches import SPACE, blank_bom, bound, escaped_quotes, located, mask_escapes, trimmed
 from rollcall.records.plan import Plan
 
-DEPTH_MAX: Final = 1_000
-"""Brackets inside brackets, the array's own among them. orjson ends at 1,024."""
-
-PIECE_BYTES: Final = 256 << 10
-"""So much is looked at together: what numpy makes of it stays in the processor's cache."""
-
-_STEPS: Final = np.array([(byte in b"{[") - (byte in b"}]") for byte in range(256)])
-_QUOTE, _COMMA, _OPENING, _CLOSING, _BRACE, _BRACE_CLOSING = b'",[]{}'
 _KEY = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
 _EXPECTED: Final = 'Send a JSON array of contacts, or an object that holds it as "data".'
 
 cells = objects.cells
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of the file, and its marks: the brackets and commas that are not in strings.
-
-    `offset`: of `data[0]` in the decoded file. Of each mark: `at`, its place in `data`; `kind`, its byte; `depth`, how
-    many brackets are open behind it.
-    """
-
-    data: bytes
-    offset: int
-    at: Offsets
-    kind: npt.NDArray[np.uint8]
-    depth: Offsets
-
-    def after(self, mark: int) -> Piece:
-        """What follows this mark."""
-        cut = int(self.at[mark]) + 1
-        rest = slice(mark + 1, None)
-        return Piece(self.data[cut:], self.offset + cut, self.at[rest] - cut, self.kind[rest], self.depth[rest])
 
 
 def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
@@ -107,8 +78,8 @@ def _begun(head: bytes) -> Iterator[Slice]:
 
 
 def _scan(blocks: Iterable[bytes]) -> Iterator[Slice]:
-    opening, pieces = _opened(_pieces(blank_bom(blocks)))
-    if opening == _OPENING:
+    opening, pieces = _opened(find_pieces(blank_bom(blocks)))
+    if opening == OPENING:
         pieces = yield from _elements(pieces, depth=1)
     else:
         pieces = _envelope(pieces)
@@ -118,44 +89,6 @@ def _scan(blocks: Iterable[bytes]) -> Iterator[Slice]:
         if rest := piece.data.lstrip(SPACE):
             place = piece.offset + len(piece.data) - len(rest)
             raise InvalidJson(f"The JSON is complete, but more text follows at byte {place}. Remove it.")
-
-
-def _pieces(blocks: Iterable[bytes]) -> Iterator[Piece]:
-    """Find the marks. Outside strings a backslash counts as an escape, too: such a text is no JSON anyway."""
-    offset, depth, quoted = 0, 0, np.False_
-    for data in _small(blocks):
-        text = np.frombuffer(data, np.uint8)
-        lower = text | 0x20  # makes a brace of a bracket, and of nothing else
-        marked = (text == _QUOTE) | (text == _COMMA) | (lower == _BRACE) | (lower == _BRACE_CLOSING)
-        if b"\\" in data:
-            marked[escaped_quotes(text)] = False
-        at = np.flatnonzero(marked)
-        kind = text[at]
-        quotes = kind == _QUOTE
-        inside = np.bitwise_xor.accumulate(quotes) ^ quoted
-        quoted = inside[-1] if len(inside) else quoted
-        outside = np.flatnonzero(~(quotes | inside))
-        at, kind = at[outside], kind[outside]
-        depths = np.cumsum(_STEPS[kind]) + depth
-        if len(depths):
-            depth = int(depths[-1])
-            if depths.max() > DEPTH_MAX:
-                place = offset + int(at[np.argmax(depths > DEPTH_MAX)])
-                raise TooDeep(f"The JSON is nested more than {DEPTH_MAX} levels deep at byte {place}.")
-        yield Piece(data, offset, at, kind, depths)
-        offset += len(data)
-
-
-def _small(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The file in small pieces, none of which ends within an escape."""
-    held = b""
-    for block in blocks:
-        for begin in range(0, len(block), PIECE_BYTES):
-            data = held + block[begin : begin + PIECE_BYTES]
-            backslashes = len(data) - len(data.rstrip(b"\\"))
-            held = data[-1:] if backslashes % 2 else b""
-            yield data[: len(data) - len(held)]
-    yield held
 
 
 def _opened(pieces: Iterator[Piece]) -> tuple[int, Iterator[Piece]]:
@@ -173,7 +106,7 @@ def _elements(pieces: Iterator[Piece], depth: int) -> Generator[Slice, None, Ite
     held, count = bytearray(), 0
     for piece in pieces:
         closed = np.flatnonzero(piece.depth < depth)[:1]
-        commas = np.flatnonzero((piece.kind == _COMMA) & (piece.depth == depth))
+        commas = np.flatnonzero((piece.kind == COMMA) & (piece.depth == depth))
         marks = np.concatenate([commas[commas < closed[0]], closed]) if len(closed) else commas
         if not len(marks):
             held += piece.data
@@ -190,7 +123,7 @@ def _elements(pieces: Iterator[Piece], depth: int) -> Generator[Slice, None, Ite
             place = piece.offset + stops[good]
             raise InvalidJson(f"Record {count + good + 1} is missing: nothing stands before byte {place}.")
         if len(closed):
-            if piece.kind[closed[0]] != _CLOSING:
+            if piece.kind[closed[0]] != CLOSING:
                 raise InvalidJson(f"The array of records is closed by a brace at byte {piece.offset + stops[-1]}.")
             return chain([piece.after(int(closed[0]))], pieces)
         held, count = bytearray(piece.data[stops[-1] + 1 :]), count + len(starts)
@@ -205,8 +138,8 @@ def _envelope(pieces: Iterator[Piece], data_read: bool = False) -> Iterator[Piec
     first, key_seen = not data_read, data_read
     for piece in pieces:
         begin = 0
-        split = (piece.kind == _COMMA) & (piece.depth == 1)
-        opened = (piece.kind == _OPENING) & (piece.depth == 2)
+        split = (piece.kind == COMMA) & (piece.depth == 1)
+        opened = (piece.kind == OPENING) & (piece.depth == 2)
         for mark in np.flatnonzero(split | opened | (piece.depth == 0)).tolist():
             at = int(piece.at[mark])
             if opened[mark]:
@@ -219,7 +152,7 @@ def _envelope(pieces: Iterator[Piece], data_read: bool = False) -> Iterator[Piec
             if not (first and closed and not member.strip(SPACE)):
                 _judge(bytes(member), data_read, piece.offset + at)
             if closed:
-                if piece.kind[mark] == _CLOSING:
+                if piece.kind[mark] == CLOSING:
                     raise InvalidJson(f"The object is closed by the wrong bracket at byte {piece.offset + at}.")
                 if not data_read:
                     raise NoRecords(f'The JSON object has no "data". {_EXPECTED}')
