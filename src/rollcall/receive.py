@@ -50,7 +50,7 @@ SEEN_SECONDS = 5.0
 """How often an Upload that arrives is said to be alive."""
 SILENCE = timedelta(seconds=20)
 """One that was not seen for so long does not count: its process is gone, or frozen."""
-REQUEST_KEY_LIFE = timedelta(hours=24)
+IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ async def receive(
     name: str | None = None,
     content_type: str | None = None,
     created_by: str | None = None,
-    request_key: str | None = None,
+    idempotency_key: str | None = None,
     limits: Limits | None = None,
 ) -> UUID:
     """Store the body and queue its Import; the Import's id.
@@ -81,7 +81,7 @@ async def receive(
     `wish`: the Source and the Options, asked for when the body is whole (a form may name them after the file).
     `segment_bytes` None: one Segment; else Segments of that size (each held in memory), each retried on its own.
     `name`, `content_type`: what the sender says about the file, for people only. `created_by`: the sender's API key by
-    name; without keys, None is one sender. `request_key`: of this sender, 1 to 255 characters; the same request under
+    name; without keys, None is one sender. `idempotency_key`: of this sender, 1 to 255 characters; the same request under
     it is answered with the same Import. Raises TooManyRequests when the sender is beyond `limits`; StillArriving,
     IdempotencyMismatch; InvalidInput when the body is empty; what `body` and `wish` raise; DatabaseDown, StoreDown,
     NoSpace, UploadFailed. After any of them nothing is left.
@@ -89,11 +89,11 @@ async def receive(
     upload_id = imports.new_id()
     async with database.transaction() as tx:
         await uploads.lock_sender(tx, created_by)
-        first, dropped = await _first(tx, created_by, request_key) if request_key else (None, [])
+        first, dropped = await _first(tx, created_by, idempotency_key) if idempotency_key else (None, [])
         if first is None:
             await _admit(tx, created_by, limits)
             named = {"name": _printable(name), "content_type": _printable(content_type)}
-            await uploads.create(tx, upload_id, **named, created_by=created_by, request_key=request_key)
+            await uploads.create(tx, upload_id, **named, created_by=created_by, idempotency_key=idempotency_key)
     await store.delete_many(dropped)
     if first is not None:
         return await _again(body, wish, first)
@@ -114,12 +114,12 @@ async def receive(
     return job_id
 
 
-async def _first(tx: Connection, created_by: str | None, request_key: str) -> tuple[Import | None, list[str]]:
+async def _first(tx: Connection, created_by: str | None, idempotency_key: str) -> tuple[Import | None, list[str]]:
     """The Import that this key stands for, if there is one, and the objects of an Upload that was given up for it.
 
     Raises StillArriving.
     """
-    upload_id = await uploads.of_request(tx, created_by, request_key, REQUEST_KEY_LIFE)
+    upload_id = await uploads.find_by_idempotency_key(tx, created_by, idempotency_key, IDEMPOTENCY_KEY_LIFE)
     if upload_id is None:
         return None, []
     if first := await imports.of_upload(tx, upload_id):
@@ -166,7 +166,7 @@ async def _seen(database: Database, upload_id: UUID) -> AsyncGenerator[None, Non
             await asyncio.sleep(SEEN_SECONDS)
             with suppress(Unavailable):  # bytes are stored without it
                 async with database.session() as tx:
-                    await uploads.see(tx, upload_id)
+                    await uploads.touch(tx, upload_id)
 
     saying = asyncio.create_task(say())
     try:
@@ -215,7 +215,7 @@ async def _store(
 ) -> int:
     """Store a Segment; its length. `digest` takes in its bytes, once."""
     async with database.session() as tx:
-        await uploads.announce(tx, upload_id, offset, key)
+        await uploads.begin_segment(tx, upload_id, offset, key)
     if isinstance(body, bytes):
         await asyncio.to_thread(digest.update, body)
         segment = await _put_again(store, key, offset, body)
@@ -223,7 +223,7 @@ async def _store(
         segment = await write_segment(store, key, offset, body, digest)
     if segment.length:
         async with database.session() as tx:
-            await uploads.keep(tx, upload_id, segment)
+            await uploads.finish_segment(tx, upload_id, segment)
     return segment.length
 
 
@@ -268,7 +268,7 @@ async def _finish(
     except DatabaseDown:
         # The answer to the COMMIT may be all that was lost.
         async with database.session() as tx:
-            if await imports.standing(tx, job_id) is None:
+            if await imports.state_and_attempt(tx, job_id) is None:
                 raise
     return job_id
 

@@ -23,13 +23,13 @@ async def create(
     name: str | None,
     content_type: str | None,
     created_by: str | None = None,
-    request_key: str | None = None,
+    idempotency_key: str | None = None,
 ) -> None:
     """An Upload whose bytes begin to arrive; `name` is what the sender calls the file, for people only."""
     await tx.execute(
-        """insert into rollcall.uploads (id, state, name, content_type, created_by, request_key, created_at)
+        """insert into rollcall.uploads (id, state, name, content_type, created_by, idempotency_key, created_at)
            values (%s, 'arriving', %s, %s, %s, %s, clock_timestamp())""",
-        (upload_id, name, content_type, created_by, request_key),
+        (upload_id, name, content_type, created_by, idempotency_key),
     )
 
 
@@ -50,29 +50,29 @@ async def count_arriving(tx: Connection, created_by: str | None, silence: timede
     return int(row[0]) if row else 0
 
 
-async def see(tx: Connection, upload_id: UUID) -> None:
+async def touch(tx: Connection, upload_id: UUID) -> None:
     """Its bytes still come."""
     await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
 
 
-async def of_request(tx: Connection, created_by: str | None, request_key: str, life: timedelta) -> UUID | None:
+async def find_by_idempotency_key(tx: Connection, created_by: str | None, idempotency_key: str, life: timedelta) -> UUID | None:
     """The Upload to which this sender gave this key; one older than `life` loses it."""
     await tx.execute(
-        """update rollcall.uploads set request_key = null
-            where created_by is not distinct from %s and request_key = %s and state = 'complete'
+        """update rollcall.uploads set idempotency_key = null
+            where created_by is not distinct from %s and idempotency_key = %s and state = 'complete'
               and created_at < clock_timestamp() - %s""",
-        (created_by, request_key, life),
+        (created_by, idempotency_key, life),
     )
     row = await (
         await tx.execute(
-            "select id from rollcall.uploads where created_by is not distinct from %s and request_key = %s",
-            (created_by, request_key),
+            "select id from rollcall.uploads where created_by is not distinct from %s and idempotency_key = %s",
+            (created_by, idempotency_key),
         )
     ).fetchone()
     return row[0] if row else None
 
 
-async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
+async def begin_segment(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
     """A Segment is about to be written under this key. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """insert into rollcall.segments (upload_id, "offset", key, state)
@@ -80,17 +80,17 @@ async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> No
            returning 1""",
         (offset, key, upload_id),
     )
-    _there(await cursor.fetchone())
+    _require_row(await cursor.fetchone())
 
 
-async def keep(tx: Connection, upload_id: UUID, segment: Segment) -> None:
+async def finish_segment(tx: Connection, upload_id: UUID, segment: Segment) -> None:
     """A Segment is whole and durable in the store. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """update rollcall.segments set state = 'durable', length = %s, checksums = %s
             where upload_id = %s and "offset" = %s returning 1""",
         (segment.length, segment.checksums, upload_id, segment.offset),
     )
-    _there(await cursor.fetchone())
+    _require_row(await cursor.fetchone())
 
 
 async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
@@ -100,10 +100,10 @@ async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
             where id = %s returning 1""",
         (length, upload_id),
     )
-    _there(await cursor.fetchone())
+    _require_row(await cursor.fetchone())
 
 
-def _there(row: object) -> None:
+def _require_row(row: object) -> None:
     if row is None:
         raise UploadFailed("The upload was given up while it stood still; nothing was imported. Send it again.")
 
@@ -171,7 +171,7 @@ async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
     return [key for (key,) in rows]
 
 
-async def unknown(tx: Connection, keys: list[str]) -> list[str]:
+async def orphans(tx: Connection, keys: list[str]) -> list[str]:
     """Those keys under which no Segment lies, or is about to."""
     rows = await (
         await tx.execute("select key from unnest(%s::text[]) key except select key from rollcall.segments", (keys,))

@@ -93,7 +93,7 @@ def seconds(data: bytes) -> float:
     began = time.process_time()
     with suppress(Unreadable):
         try:
-            plan = inspect(io.BytesIO(data), lanes=2)
+            plan = inspect(io.BytesIO(data), loaders=2)
         except Unreadable:
             plan = inspect(io.BytesIO(data), mapping=Mapping("email", ("name",)))
         for part in parts(io.BytesIO(data), plan):

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 FormatName = Literal["csv", "json", "ndjson"]
 Compression = Literal["none", "gzip", "zstd"]
 
-READER = 2
+READER_VERSION = 2
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
 Raise it whenever the same bytes would be read differently: an import that began with another version ends
@@ -40,7 +40,7 @@ class Plan:
     `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by their
     own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object; None
     if every object of the file is a Record.
-    `lanes`: where each Lane begins in the order of addresses (by bytes); the first one with the empty text.
+    `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
     format: FormatName
@@ -49,10 +49,10 @@ class Plan:
     mapping: Mapping
     delimiter: str | None = None
     skip: int = 0
-    lanes: tuple[str, ...] = ("",)
+    loaders: tuple[str, ...] = ("",)
     mapping_given: bool = False
     member: str | None = "data"
-    reader: int = READER
+    reader: int = READER_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored on the Import and shown to people."""
@@ -65,7 +65,7 @@ class Plan:
             **stored
             | {
                 "header": tuple(stored["header"]),
-                "lanes": tuple(stored["lanes"]),
+                "loaders": tuple(stored["loaders"]),
                 "mapping": Mapping(email=mapping["email"], name=tuple(mapping["name"])),
             }
         )

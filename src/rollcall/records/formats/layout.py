@@ -2,7 +2,7 @@
 
 Several objects, one after the other, are a Record each; so is one object that is a contact. One that is no contact is
 an envelope: the array of objects in it holds the Records. Lines are told from other layouts only because a broken line
-then costs one Record, not the file. Reads the beginning of a file and judges no Record.
+then costs one Record, not the file. Reads the beginning of a file and cpu_slots no Record.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import orjson
 
 from rollcall.errors import NoRecords, TooDeep
 from rollcall.records.fields import is_email
-from rollcall.records.formats import objects
-from rollcall.records.formats.alike import STRING
+from rollcall.records.formats import json_objects
+from rollcall.records.formats.same_shape import STRING
 from rollcall.records.formats.marks import BRACE, BRACE_CLOSING, CLOSING, COMMA, OPENING, Piece, find_pieces
-from rollcall.records.formats.stretches import SPACE, mask_escapes
+from rollcall.records.formats.spans import SPACE, mask_escapes
 from rollcall.records.plan import FormatName
 
 DATA: Final = "data"
@@ -99,7 +99,7 @@ def _is_object(line: bytes) -> bool:
     except orjson.JSONDecodeError:
         pass
     try:
-        objects.check(line)  # what it holds may be no text, or a number that orjson does not take
+        json_objects.check(line)  # what it holds may be no text, or a number that orjson does not take
     except orjson.JSONDecodeError:
         return False
     return True
@@ -187,6 +187,6 @@ def _holds_email(array: Member) -> bool:
     if not array.first.startswith(b"{"):
         return False
     try:
-        return any(map(is_email, objects.keys(array.first)))
+        return any(map(is_email, json_objects.keys(array.first)))
     except orjson.JSONDecodeError:
         return len(array.first) == 1

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rollcall.errors import TooDeep
 from rollcall.records.formats.reader import Offsets
-from rollcall.records.formats.stretches import escaped_quotes
+from rollcall.records.formats.spans import escaped_quotes
 
 DEPTH_MAX: Final = 1_000
 """Brackets inside brackets, the array's own among them. orjson ends at 1,024."""

@@ -21,9 +21,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rollcall.records.formats.columns import signs
+from rollcall.records.formats.columns import value_bytes
 from rollcall.records.formats.reader import Offsets, Slice
-from rollcall.records.formats.stretches import escaped_quotes, mask_escapes
+from rollcall.records.formats.spans import escaped_quotes, mask_escapes
 from rollcall.records.plan import Mapping
 
 ALIKE_MIN: Final = 256
@@ -51,7 +51,7 @@ _QUOTE, _BACKSLASH, _SPACE = b'"\\ '
 
 Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int32]  # a Slice has some MiB
-Columns = dict[str, pa.StringArray]
+KeyColumns = dict[str, pa.StringArray]
 MappingOf = Callable[[dict[str, Any]], Mapping]
 """Which of a Record's keys are its fields."""
 
@@ -70,10 +70,10 @@ class Shape:
     texts: tuple[bytes, ...]
 
 
-def groups(part: Slice, mapping_of: MappingOf) -> Iterator[tuple[Offsets, Columns, Shape]]:
+def read_by_shape(part: Slice, mapping_of: MappingOf) -> Iterator[tuple[Offsets, KeyColumns, Shape]]:
     """The Records of one shape, then those of another: their indices, ascending; the values of each key; the shape.
 
-    Keys that hold null are left out. Records that are in no group, those with a Fault among them, are to be read one by
+    Keys that hold null are left out. Records that are in no group, those with a RecordError among them, are to be read one by
     one.
     """
     if len(part) < ALIKE_MIN:
@@ -129,7 +129,7 @@ def _with_escapes(part: Slice) -> Flags:
 
 
 def _shape(raw: bytes, mapping_of: MappingOf) -> Shape | None:
-    """The Record's shape; None if it holds other values, a key twice, or what is a Fault."""
+    """The Record's shape; None if it holds other values, a key twice, or what is a RecordError."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -212,7 +212,7 @@ def _pieces(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
 def _strings(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
     """What these stretches say as JSON strings. Raises ValueError if one is none, or may hold a NUL."""
     values = _pieces(data, begins, ends)
-    if not (signs(values) == _BACKSLASH).any():
+    if not (value_bytes(values) == _BACKSLASH).any():
         return values
     escaping = pc.match_substring(values, "\\")
     written = '["' + '","'.join(cast(list[str], values.filter(escaping).to_pylist())) + '"]'

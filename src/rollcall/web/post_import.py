@@ -20,17 +20,17 @@ from rollcall.errors import Busy, Forbidden, InvalidInput, UnsupportedMediaType
 from rollcall.keys import Caller
 from rollcall.options import CHOICES, NAMES, Options
 from rollcall.receive import receive
-from rollcall.web import BODIES_MAX, Asking, Service, Serving, envelope
-from rollcall.web.answers import PROBLEMS, Answer, issue
-from rollcall.web.body import announced, arriving
-from rollcall.web.envelope import SOURCE_LENGTH_MAX, Wish
+from rollcall.web import BODIES_MAX, CallerDep, Service, ServiceDep, envelope
+from rollcall.web.responses import Answer, PROBLEMS, issue
+from rollcall.web.body import content_length, paced_body
+from rollcall.web.envelope import ImportRequest, SOURCE_LENGTH_MAX
 from rollcall.web.form import Form
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
 PLACE_SECONDS = 5.0
 """How long a request waits for its turn before it is told to come again."""
-REQUEST_KEY_LENGTH = 255
+IDEMPOTENCY_KEY_LENGTH = 255
 GIVEN = ("source", "useResumable", *NAMES)
 FILE_TYPES = (
     "application/octet-stream",
@@ -69,7 +69,7 @@ REQUEST = {
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": REQUEST_KEY_LENGTH},
+            "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH},
             "description": "For 24 hours, the same request under the same key becomes one import.",
         },
     ],
@@ -95,24 +95,24 @@ class Accepted(Answer):
 
 
 @dataclass(frozen=True)
-class Sent:
+class PendingImport:
     """One request, its body not yet read."""
 
     service: Service
     caller: Caller
     query: dict[str, str]
-    request_key: str | None
+    idempotency_key: str | None
     body: AsyncIterator[bytes]
 
 
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
-async def post(request: Request, response: Response, service: Serving, caller: Asking) -> Accepted:
+async def post(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
-    sent = Sent(service, caller, _query(request), _request_key(request), arriving(request, service.body_bytes_max))
-    _allow(caller, sent.query)
+    pending = PendingImport(service, caller, _query(request), _idempotency_key(request), paced_body(request, service.body_bytes_max))
+    _allow(caller, pending.query)
     async with _place(service):
-        await service.store.require(announced(request, service.body_bytes_max))
-        job_id = await _take(request, sent)
+        await service.store.require(content_length(request, service.body_bytes_max))
+        job_id = await _take(request, pending)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
 
@@ -131,51 +131,51 @@ async def _place(service: Service) -> AsyncGenerator[None, None]:
         service.bodies.release()
 
 
-async def _take(request: Request, sent: Sent) -> UUID:
+async def _take(request: Request, pending: PendingImport) -> UUID:
     content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
     if content_type == "application/json":
-        return await _json(sent)
+        return await _json(pending)
     if content_type == "multipart/form-data":
-        return await _form(sent, parameters.get("boundary", ""))
+        return await _form(pending, parameters.get("boundary", ""))
     if content_type in FILE_TYPES:
-        wish = envelope.wish(given := _headers(request) | sent.query)
-        _allow(sent.caller, given)
-        return await _receive(sent, sent.body, lambda: wish, wish.resumable, content_type=content_type)
+        wish = envelope.parse_request(given := _headers(request) | pending.query)
+        _allow(pending.caller, given)
+        return await _receive(pending, pending.body, lambda: wish, wish.resumable, content_type=content_type)
     raise UnsupportedMediaType(
         "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
         f"{', '.join(FILE_TYPES[1:])}."
     )
 
 
-async def _json(sent: Sent) -> UUID:
+async def _json(pending: PendingImport) -> UUID:
     beginning: list[bytes] = []
     length = 0
-    async for chunk in sent.body:
+    async for chunk in pending.body:
         beginning.append(chunk)
         length += len(chunk)
         if length > JSON_BYTES_MAX:
             break
     read = envelope.head if length > JSON_BYTES_MAX else envelope.read
-    async with sent.service.judges:
-        wish = await asyncio.to_thread(read, b"".join(beginning), sent.query)
-    _allow(sent.caller, {"source": wish.source})
-    body = _chain(beginning, sent.body)
-    return await _receive(sent, body, lambda: wish, wish.resumable, content_type="application/json")
+    async with pending.service.cpu_slots:
+        wish = await asyncio.to_thread(read, b"".join(beginning), pending.query)
+    _allow(pending.caller, {"source": wish.source})
+    body = _chain(beginning, pending.body)
+    return await _receive(pending, body, lambda: wish, wish.resumable, content_type="application/json")
 
 
-async def _form(sent: Sent, boundary: str) -> UUID:
+async def _form(pending: PendingImport, boundary: str) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
-    form = Form(boundary, sent.body, names=GIVEN)
+    form = Form(boundary, pending.body, names=GIVEN)
 
-    def wish() -> Wish:
-        return envelope.wish(form.fields | sent.query)
+    def wish() -> ImportRequest:
+        return envelope.parse_request(form.fields | pending.query)
 
     file = await form.file()
-    _allow(sent.caller, form.fields | sent.query)
-    early = envelope.wish({"source": "may follow"} | form.fields | sent.query)
-    return await _receive(sent, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type)
+    _allow(pending.caller, form.fields | pending.query)
+    early = envelope.parse_request({"source": "may follow"} | form.fields | pending.query)
+    return await _receive(pending, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type)
 
 
 def _allow(caller: Caller, given: dict[str, str]) -> None:
@@ -186,9 +186,9 @@ def _allow(caller: Caller, given: dict[str, str]) -> None:
 
 
 async def _receive(
-    sent: Sent,
+    pending: PendingImport,
     body: AsyncIterator[bytes],
-    wish: Callable[[], Wish],
+    wish: Callable[[], ImportRequest],
     resumable: bool,
     *,
     name: str | None = None,
@@ -196,29 +196,29 @@ async def _receive(
 ) -> UUID:
     def asked() -> tuple[str, Options]:
         found = wish()
-        _allow(sent.caller, {"source": found.source})
+        _allow(pending.caller, {"source": found.source})
         return found.source, found.options
 
     return await receive(
         body,
-        database=sent.service.database,
-        store=sent.service.store,
+        database=pending.service.database,
+        store=pending.service.store,
         wish=asked,
-        segment_bytes=sent.service.segment_bytes if resumable else None,
+        segment_bytes=pending.service.segment_bytes if resumable else None,
         name=name,
         content_type=content_type,
-        created_by=sent.caller.name,
-        request_key=sent.request_key,
-        limits=sent.service.limits,
+        created_by=pending.caller.name,
+        idempotency_key=pending.idempotency_key,
+        limits=pending.service.limits,
     )
 
 
-def _request_key(request: Request) -> str | None:
+def _idempotency_key(request: Request) -> str | None:
     """The Idempotency-Key. Raises InvalidInput."""
     given = [_utf8(value) for value in request.headers.getlist("idempotency-key")]
-    if given and (len(given) > 1 or not 1 <= len(given[0]) <= REQUEST_KEY_LENGTH):
-        text = f"Idempotency-Key is one text of 1 to {REQUEST_KEY_LENGTH} characters."
-        raise envelope.refused([issue("Idempotency-Key", "invalid_value", text)])
+    if given and (len(given) > 1 or not 1 <= len(given[0]) <= IDEMPOTENCY_KEY_LENGTH):
+        text = f"Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_LENGTH} characters."
+        raise envelope.invalid_input([issue("Idempotency-Key", "invalid_value", text)])
     return given[0] if given else None
 
 
@@ -230,7 +230,7 @@ def _query(request: Request) -> dict[str, str]:
         if name not in GIVEN
     ]
     if unknown:
-        raise envelope.refused(unknown)
+        raise envelope.invalid_input(unknown)
     return dict(request.query_params)
 
 
