@@ -29,8 +29,8 @@ from faults.harness import Site, part_records, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
 from rollcall import database, embedded, imports, migrations, sweep, worker, workers
-from rollcall.loading import loader
 from rollcall.database import Connection, connect
+from rollcall.loading import loader
 from service import objects, served
 
 LONG = "ROLLCALL_LONG" in os.environ

@@ -22,8 +22,8 @@ from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
 from faults.store import FaultyStore
 from rollcall import database, worker
-from rollcall.loading import loader
 from rollcall.database import Database
+from rollcall.loading import loader
 from rollcall.options import Options
 from rollcall.receive import receive
 

@@ -209,7 +209,8 @@ async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -
 async def test_a_batch_that_is_taken_back_just_before_the_end(
     place: Site, before: Proxy, aside: psycopg.Connection[Any], times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its loader is done and notices nothing. The close does not add up: what is missing is loaded, but not for ever."""
+    """Its loader is done and notices nothing. The close does not add up: what is missing is loaded, but not for
+    ever."""
     monkeypatch.setattr(pipeline, "REWINDS_MAX", 3)
     closes = 0
 

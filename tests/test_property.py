@@ -134,7 +134,9 @@ async def test_account_and_contacts(
     assert {email: (name, attributes) for email, name, attributes in there} == expected
 
 
-async def carry(place: Site, sizes: tuple[int, int], rows: int, loaders: int, room: int, *, interrupted: bool) -> Import:
+async def carry(
+    place: Site, sizes: tuple[int, int], rows: int, loaders: int, room: int, *, interrupted: bool
+) -> Import:
     """Carry the next import with Parts of one size; interrupted, let go after a Part, and go on with the other size.
 
     `rows`: Parts that have so many make one batch. `room`: for so many Rejects.

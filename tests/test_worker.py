@@ -20,9 +20,9 @@ from faults.harness import Site, Worker, part_records, site, until
 from faults.oracle import File
 from faults.proxy import proxy
 from rollcall import imports, worker
-from rollcall.loading import loader
 from rollcall.database import connect
 from rollcall.imports import CRASHES_MAX, Import
+from rollcall.loading import loader
 
 LONG = "ROLLCALL_LONG" in os.environ
 HASTE = 1.0 if LONG else 10.0

@@ -94,8 +94,8 @@ class Contact:
 
 
 class Ids:
-    """UUIDv7s of one loader: the time, the loader's number, then rising. So two loaders hardly meet on an index page, and
-    take turns in adding to the end of the index, which is the cheapest place."""
+    """UUIDv7s of one loader: the time, the loader's number, then rising. So two loaders hardly meet on an index page,
+    and take turns in adding to the end of the index, which is the cheapest place."""
 
     def __init__(self, loader: int) -> None:
         self._loader = loader
@@ -169,8 +169,8 @@ async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool) -
     """Bring rows in: new values win, blanks never erase, attributes merge; or, without `update`, the contact that is
     there stays. A row that this very import wrote is a duplicate.
 
-    `exclusive`: nobody else is thought to write contacts of this Source; that saves a sixth of the work for what is new.
-    Raises Contended, and UniqueViolation when that thought was wrong.
+    `exclusive`: nobody else is thought to write contacts of this Source; that saves a sixth of the work for what is
+    new. Raises Contended, and UniqueViolation when that thought was wrong.
     """
     await _copy(tx, "incoming", rows)
     async with tx.cursor() as cursor:

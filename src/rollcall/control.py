@@ -44,7 +44,11 @@ async def retry(database: Database, job_id: UUID) -> None:
             if not await uploads.segments(tx, job.upload_id):
                 raise ObjectMissing
             plan = job.plan
-            if plan and plan["reader"] != READER_VERSION and any(await ledger.positions(tx, job_id, len(plan["loaders"]))):
+            if (
+                plan
+                and plan["reader"] != READER_VERSION
+                and any(await ledger.positions(tx, job_id, len(plan["loaders"])))
+            ):
                 raise ReaderChanged
             if await imports.retry(tx, job_id):
                 log.info("import.retried", import_id=str(job_id))

@@ -1,7 +1,7 @@
 """The ledger: one row for every batch, written in the transaction that loads it. It alone says what is loaded.
 
-A row spans the Records `first` to `last` of one loader. A loader goes on after its highest `last`, by Record number: how a
-file is cut into Parts may change between attempts, Record numbers never do.
+A row spans the Records `first` to `last` of one loader. A loader goes on after its highest `last`, by Record number:
+how a file is cut into Parts may change between attempts, Record numbers never do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ async def positions(tx: Connection, job_id: UUID, loaders: int) -> list[int]:
     return [last.get(loader, 0) for loader in range(loaders)]
 
 
-async def enter(tx: Connection, job_id: UUID, loader: int, *, first: int, last: int, attempt: int, position: int) -> bool:
+async def enter(
+    tx: Connection, job_id: UUID, loader: int, *, first: int, last: int, attempt: int, position: int
+) -> bool:
     """Begin a batch; False when this very stretch has a row already (a commit whose answer was lost).
 
     `position`: bytes of the stored file that were read when the Part was cut.

@@ -23,9 +23,9 @@ from rollcall.database import Connection, Database
 from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
 from rollcall.imports import Import
 from rollcall.loading.loader import Loader, Rewind, back_off, deciding_error, with_retries
-from rollcall.options import Options
-from rollcall.loading.queue import LoaderQueue, distribute
 from rollcall.loading.part_reader import open_parts
+from rollcall.loading.queue import LoaderQueue, distribute
+from rollcall.options import Options
 from rollcall.records import Plan, inspect
 from rollcall.storage import Segment, Store, open_segments
 from rollcall.telemetry import RETRIES, start_timings, timings, where
@@ -140,8 +140,18 @@ async def load(attempt: Attempt, plan: Plan) -> int:
     job, most, update = attempt.job, attempt.rejects_max, attempt.options.on_duplicate == "update"
     positions = await _positions(attempt, plan)
     _, rejected = await with_retries(attempt.database, job, lambda tx: ledger.rejects_so_far(tx, job.id))
-    source_is_empty = not any(positions) and await with_retries(attempt.database, job, lambda tx: contacts.source_is_empty(tx, job.source))
-    chosen = partial(Loader, attempt.database, job, update=update, source_is_empty=source_is_empty, rejects_max=most, fold_lock=asyncio.Lock())
+    source_is_empty = not any(positions) and await with_retries(
+        attempt.database, job, lambda tx: contacts.source_is_empty(tx, job.source)
+    )
+    chosen = partial(
+        Loader,
+        attempt.database,
+        job,
+        update=update,
+        source_is_empty=source_is_empty,
+        rejects_max=most,
+        fold_lock=asyncio.Lock(),
+    )
     waiting = [LoaderQueue(after=at, loaders=len(positions)) for at in positions]
     loaders = [chosen(number, *each) for number, each in enumerate(zip(positions, waiting, strict=True))]
     total, stop = max(positions), None
@@ -198,4 +208,6 @@ def log_failure(job: Import, code: str) -> None:
 
 
 async def _positions(attempt: Attempt, plan: Plan) -> list[int]:
-    return await with_retries(attempt.database, attempt.job, lambda tx: ledger.positions(tx, attempt.job.id, len(plan.loaders)))
+    return await with_retries(
+        attempt.database, attempt.job, lambda tx: ledger.positions(tx, attempt.job.id, len(plan.loaders))
+    )

@@ -81,8 +81,8 @@ async def receive(
     `wish`: the Source and the Options, asked for when the body is whole (a form may name them after the file).
     `segment_bytes` None: one Segment; else Segments of that size (each held in memory), each retried on its own.
     `name`, `content_type`: what the sender says about the file, for people only. `created_by`: the sender's API key by
-    name; without keys, None is one sender. `idempotency_key`: of this sender, 1 to 255 characters; the same request under
-    it is answered with the same Import. Raises TooManyRequests when the sender is beyond `limits`; StillArriving,
+    name; without keys, None is one sender. `idempotency_key`: of this sender, 1 to 255 characters; the same request
+    under it is answered with the same Import. Raises TooManyRequests when the sender is beyond `limits`; StillArriving,
     IdempotencyMismatch; InvalidInput when the body is empty; what `body` and `wish` raise; DatabaseDown, StoreDown,
     NoSpace, UploadFailed. After any of them nothing is left.
     """

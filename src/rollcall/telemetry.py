@@ -1,8 +1,8 @@
 """Logs and metrics: what an operator sees. One line an event on stderr, JSON or for people; Prometheus metrics.
 
 The API's figures are its process's own. A worker has no port: what it counts (WORK) goes to the database with its beat
-and is shown by the API, summed over all workers there ever were. What an import took is also log_fields in the log, at its
-end.
+and is shown by the API, summed over all workers there ever were. What an import took is also log_fields in the log, at
+its end.
 
 Nothing of a person is ever in them: no names, addresses, sources, file names or bodies, and no URLs of databases. So an
 exception is logged as its type and its place; its message, which may quote a value, is not.

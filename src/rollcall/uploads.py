@@ -55,7 +55,9 @@ async def touch(tx: Connection, upload_id: UUID) -> None:
     await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
 
 
-async def find_by_idempotency_key(tx: Connection, created_by: str | None, idempotency_key: str, life: timedelta) -> UUID | None:
+async def find_by_idempotency_key(
+    tx: Connection, created_by: str | None, idempotency_key: str, life: timedelta
+) -> UUID | None:
     """The Upload to which this sender gave this key; one older than `life` loses it."""
     await tx.execute(
         """update rollcall.uploads set idempotency_key = null

@@ -21,13 +21,13 @@ import pyarrow as pa
 import structlog
 
 from rollcall import imports, pipeline, sweep, workers
-from rollcall.loading import loader
 from rollcall.database import Connection, Database, classify, connect, connection_limit, end_sessions
 from rollcall.errors import DatabaseDown
-from rollcall.imports import CRASHES_MAX, Import, LARGE_BYTES, Stalled
+from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
+from rollcall.loading import loader
 from rollcall.settings import Settings
 from rollcall.storage import Store, open_store
-from rollcall.telemetry import CounterValues, TAKEOVERS, where, worker_counters
+from rollcall.telemetry import TAKEOVERS, CounterValues, where, worker_counters
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 20.0

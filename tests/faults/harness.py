@@ -24,9 +24,9 @@ from uuid import UUID
 import psycopg
 
 from rollcall import control, imports, pipeline
-from rollcall.loading import queue
 from rollcall.database import Connection, Database, connect
 from rollcall.imports import Import
+from rollcall.loading import queue
 from rollcall.options import Options
 from rollcall.receive import receive
 from rollcall.records import parts

@@ -182,7 +182,11 @@ HOLES = (
         "7f",
         "two looks see the same beat",
         "test_takeover.py::test_who_beats_between_two_looks_is_not_gone",
-        ("worker.py", "key = (stalled.id, stalled.attempt, why, stalled.beat)", "key = (stalled.id, stalled.attempt, why)"),
+        (
+            "worker.py",
+            "key = (stalled.id, stalled.attempt, why, stalled.beat)",
+            "key = (stalled.id, stalled.attempt, why)",
+        ),
     ),
     undone(
         "7g",

@@ -34,7 +34,8 @@ async def assert_sound(place: Site, files: dict[UUID, File]) -> None:
 
 
 async def assert_nothing_left(place: Site) -> None:
-    """No half Upload, no object without its row and no row without its object, no session of a loader, no transaction."""
+    """No half Upload, no object without its row and no row without its object, no session of a loader, no
+    transaction."""
     assert await place.query("select id from rollcall.uploads where state <> 'complete'") == []
     keys = {key for (key,) in await place.query("select key from rollcall.segments where state = 'durable'")}
     assert {path.name for path in objects(place.folder)} == keys

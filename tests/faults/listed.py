@@ -176,6 +176,10 @@ FAULTS = (
         "others",
         "a key that somebody else brings meanwhile is no fault",
         "test_faults_others.py::test_in_a_vacant_source",
-        ("loading/loader.py", "                if not self._exclusive:\n                    raise\n", "                raise\n"),
+        (
+            "loading/loader.py",
+            "                if not self._exclusive:\n                    raise\n",
+            "                raise\n",
+        ),
     ),
 )

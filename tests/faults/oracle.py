@@ -1,9 +1,9 @@
 """What must stand in the tables, in plain Python: Records made from numbers, and the ledger replayed in commit order.
 
-loaders hold different keys and a Source has one import at a time, so the order in which batches entered the ledger is the
-order of their commits for every key. `INSTRUMENTS` adds that order to a test's own database, and the history of states.
-Knows nothing of Rollcall's code but the tables and the rule by which keys are dealt to loaders: each begins somewhere in
-the order of addresses, as the Plan says.
+loaders hold different keys and a Source has one import at a time, so the order in which batches entered the ledger is
+the order of their commits for every key. `INSTRUMENTS` adds that order to a test's own database, and the history of
+states. Knows nothing of Rollcall's code but the tables and the rule by which keys are dealt to loaders: each begins
+somewhere in the order of addresses, as the Plan says.
 """
 
 from __future__ import annotations

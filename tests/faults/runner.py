@@ -20,8 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults.store import FaultyStore
-from rollcall.loading import part_reader, queue
 from rollcall import settings, telemetry, worker
+from rollcall.loading import part_reader, queue
 from rollcall.records import Part, parts
 
 POISON = "poison@example.org"

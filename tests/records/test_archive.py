@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from rollcall.errors import ArchiveCorrupt, ArchiveTooLarge, ArchiveTruncated, NestedArchive, Unreadable
-from rollcall.records.archive import Stored, UNPACKED_BYTES_ANY, UNPACKED_RATIO_MAX, detect, unpack
+from rollcall.records.archive import UNPACKED_BYTES_ANY, UNPACKED_RATIO_MAX, Stored, detect, unpack
 from rollcall.records.plan import Compression
 
 TEXT = b"".join(b"%d,person%d@example.com\n" % (number, number * number) for number in range(2_000))

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat, Unreadable
 from rollcall.records.formats import json, spans
-from rollcall.records.formats.same_shape import STRING
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, RecordError
+from rollcall.records.formats.same_shape import STRING
 from rollcall.records.formats.spans import mask_escapes
 from rollcall.records.plan import Mapping, Plan
 

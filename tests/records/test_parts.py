@@ -34,7 +34,9 @@ def sliced(records: list[bytes], at: list[int]) -> Iterator[Slice]:
         some = records[begin:end]
         ends = np.cumsum([len(record) + 1 for record in some], dtype=np.int64) - 1
         starts = ends - np.array([len(record) for record in some], np.int64)
-        faults = {place: RecordError(f"fault {begin + place}") for place in range(len(some)) if (begin + place) % 3 == 0}
+        faults = {
+            place: RecordError(f"fault {begin + place}") for place in range(len(some)) if (begin + place) % 3 == 0
+        }
         yield Slice(b"\n".join(some), starts, ends, faults, np.arange(begin, end).astype(np.uint8))
 
 

@@ -71,8 +71,8 @@ class Stalled:
 async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_seconds: float) -> list[Stalled]:
     """Running imports that somebody else should be working on; `mine` lists `id:attempt` of my slots.
 
-    `released`: nobody's, or mine without a slot (the answer to my claim was lost). `locked`: its holder's advisory lock is
-    held. `stale`: its holder's beat stopped. `restarted`: Postgres came up after that beat.
+    `released`: nobody's, or mine without a slot (the answer to my claim was lost). `locked`: its holder's advisory lock
+    is held. `stale`: its holder's beat stopped. `restarted`: Postgres came up after that beat.
     """
     async with tx.cursor(row_factory=class_row(Stalled)) as cursor:
         await cursor.execute(

@@ -63,7 +63,8 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
 
     One simple-query string: a single transaction with a snapshot for each statement. The first waits for batches under
     way, so that the second counts them; one snapshot for both would miss them. After a second it gives up: 55P03, or
-    57014 when it waited for one loader after the other (where batches overlap, no such wait is long, and none the last).
+    57014 when it waited for one loader after the other (where batches overlap, no such wait is long, and none the
+    last).
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(

@@ -1,4 +1,5 @@
-"""A loader: one connection's way through an import, batch after batch of its stretch of addresses, each one transaction.
+"""A loader: one connection's way through an import, batch after batch of its stretch of addresses, each one
+transaction.
 
     settings of a batch → fence → ledger row → add, merge → Rejects (loader 0) → fill the row → COMMIT
 
@@ -27,8 +28,8 @@ from rollcall.database import Connection, Database, asynchronous_commit, classif
 from rollcall.errors import Fenced
 from rollcall.imports import Import
 from rollcall.loading.queue import LoaderQueue, QueuedRows
-from rollcall.records import fold
 from rollcall.loading.seen import Seen
+from rollcall.records import fold
 from rollcall.telemetry import RETRIES, add_seconds, timed
 
 PATIENCE_SECONDS = 300.0
@@ -68,7 +69,8 @@ class Patience:
 
 @dataclass(frozen=True)
 class LoadBatch:
-    """queued rows, one after the other, made ready; one row a key. `new` cannot be among the contacts, `others` may be."""
+    """queued rows, one after the other, made ready; one row a key. `new` cannot be among the contacts, `others` may
+    be."""
 
     last: int
     position: int
@@ -84,9 +86,9 @@ class Loader:
     What waits becomes one batch when the one before it is sent. The loaders of an import take turns in making theirs
     ready: that is when most memory is needed.
 
-    `source_is_empty`: there was no contact of this Source when the load began. Then a key that this loader has not met yet is new,
-    and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds out, and
-    from there on it merges as one who is not exclusive.
+    `source_is_empty`: there was no contact of this Source when the load began. Then a key that this loader has not met
+    yet is new, and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds
+    out, and from there on it merges as one who is not exclusive.
     """
 
     def __init__(
@@ -252,7 +254,8 @@ def _retry_reason(error: Exception) -> Literal["conflict", "locked", "lost"]:
 
 
 async def end_others(connection: Connection | None, job: Import, loader: int | None = None) -> None:
-    """End what holds a lock we need: sessions of older attempts, and older ones of this very loader; or of all loaders."""
+    """End what holds a lock we need: sessions of older attempts, and older ones of this very loader; or of all
+    loaders."""
     if connection is not None:
         with suppress(psycopg.Error):
             await end_sessions(connection, job.id, attempt=job.attempt - 1)

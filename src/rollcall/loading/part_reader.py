@@ -34,7 +34,9 @@ async def open_parts(
             yield coming
 
 
-async def _read_parts(source: Iterator[Part], timed: _TimedStream, draining: asyncio.Event) -> AsyncGenerator[Part, None]:
+async def _read_parts(
+    source: Iterator[Part], timed: _TimedStream, draining: asyncio.Event
+) -> AsyncGenerator[Part, None]:
     while (part := await in_thread(_next_part, source, timed)) is not None:
         timings().last, timings().bytes = part.last, part.position
         timed.draining = None  # from here on, what was read is loaded first

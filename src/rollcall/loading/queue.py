@@ -1,8 +1,8 @@
 """queued rows: what the Parts have for one loader, and where they wait until they become a batch.
 
-A batch takes what waits, up to a limit. So it grows while the reader is ahead of the loader: the more rows a loader brings
-at a time, the more of them lie side by side in the index, and the less each of them costs. Memory: per loader one batch
-and one queued rows. Nothing is loaded here.
+A batch takes what waits, up to a limit. So it grows while the reader is ahead of the loader: the more rows a loader
+brings at a time, the more of them lie side by side in the index, and the less each of them costs. Memory: per loader
+one batch and one queued rows. Nothing is loaded here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from rollcall.records import Part, deal
 
 BATCH_ROWS, BATCH_BYTES = 50_000, 16 << 20
-"""No more queued rows become a batch than have its part of so many Contacts and, with the Rejects, of so many bytes; but
-always one. What all loaders together may have, so that memory does not grow with their number."""
+"""No more queued rows become a batch than have its part of so many Contacts and, with the Rejects, of so many bytes;
+but always one. What all loaders together may have, so that memory does not grow with their number."""
 
 
 @dataclass(frozen=True)

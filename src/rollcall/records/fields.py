@@ -110,5 +110,6 @@ def _is_alias(heading: str) -> bool:
 
 
 def is_alias(heading: str) -> bool:
-    """Whether a column or key of this name can hold an address or (a part of) a name. Fast for what was asked before."""
+    """Whether a column or key of this name can hold an address or (a part of) a name. Fast for what was asked
+    before."""
     return len(heading) <= HEADING_LENGTH_MAX and _is_alias(heading)

@@ -18,7 +18,7 @@ from rollcall.errors import EmptyFile, InvalidJson, NoRecords, ReaderChanged
 from rollcall.records import archive
 from rollcall.records.formats import csv, json, ndjson
 from rollcall.records.formats.reader import Columns, Format, RecordError, Slice
-from rollcall.records.plan import FormatName, Plan, READER_VERSION
+from rollcall.records.plan import READER_VERSION, FormatName, Plan
 from rollcall.records.rules import judge
 
 PART_RECORDS = 16_000

@@ -37,9 +37,9 @@ class Plan:
     `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
     sample, in order of appearance (a guide for people and reject files; later Records may have others).
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
-    `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by their
-    own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object; None
-    if every object of the file is a Record.
+    `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by
+    their own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object;
+    None if every object of the file is a Record.
     `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 

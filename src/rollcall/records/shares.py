@@ -23,7 +23,8 @@ NEAR = 50
 
 
 def divide(emails: Iterable[str], loaders: int) -> tuple[str, ...]:
-    """Where each of so many loaders begins, so that each gets about as many of these addresses; fewer if that cannot be.
+    """Where each of so many loaders begins, so that each gets about as many of these addresses; fewer if that cannot
+    be.
 
     A loader begins with the shortest text that parts two addresses near there: mostly a few letters, never an address,
     for the Plan stays when the file is gone.

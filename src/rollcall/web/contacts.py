@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 
 from rollcall import contacts
 from rollcall.web import CallerDep, ServiceDep
-from rollcall.web.responses import Answer, PROBLEMS, Text
+from rollcall.web.responses import PROBLEMS, Answer, Text
 
 router = APIRouter(tags=["contacts"])
 

@@ -83,7 +83,9 @@ def read(body: bytes, query: dict[str, str]) -> ImportRequest:
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not valid JSON: {error}") from None
     if not isinstance(envelope, dict):
-        raise invalid_input([issue("body", "invalid_type", 'The body is an object: {"source": …, "data": [contacts]}.')])
+        raise invalid_input(
+            [issue("body", "invalid_type", 'The body is an object: {"source": …, "data": [contacts]}.')]
+        )
     found = _json(parse_request(envelope | query, _data_issues(envelope), on_invalid="fail"))
     del envelope  # it may take ten times the room of the body
     if found.options.on_invalid == "fail":

@@ -20,7 +20,7 @@ from rollcall.errors import NotFound, TooManyRequests
 from rollcall.imports import FINAL, Import
 from rollcall.keys import Caller
 from rollcall.web import CallerDep, Service, ServiceDep
-from rollcall.web.responses import Answer, PROBLEMS, Text
+from rollcall.web.responses import PROBLEMS, Answer, Text
 
 LOOK_SECONDS = (0.02, 0.25)
 """Between two looks of a request that waits: at first, and at last; from the first for what has more than SOON_BYTES.

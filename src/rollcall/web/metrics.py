@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from rollcall import imports, workers
 from rollcall.database import Connection
 from rollcall.errors import Forbidden, ImportFailed, RollcallError, Unreadable
-from rollcall.telemetry import CounterValues, WORKER_METRICS
+from rollcall.telemetry import WORKER_METRICS, CounterValues
 from rollcall.web import CallerDep, ServiceDep
 from rollcall.web.health import STALE_SECONDS
 

@@ -21,10 +21,10 @@ from rollcall.keys import Caller
 from rollcall.options import CHOICES, NAMES, Options
 from rollcall.receive import receive
 from rollcall.web import BODIES_MAX, CallerDep, Service, ServiceDep, envelope
-from rollcall.web.responses import Answer, PROBLEMS, issue
 from rollcall.web.body import content_length, paced_body
-from rollcall.web.envelope import ImportRequest, SOURCE_LENGTH_MAX
+from rollcall.web.envelope import SOURCE_LENGTH_MAX, ImportRequest
 from rollcall.web.form import Form
+from rollcall.web.responses import PROBLEMS, Answer, issue
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
@@ -108,7 +108,9 @@ class PendingImport:
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
 async def post(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
-    pending = PendingImport(service, caller, _query(request), _idempotency_key(request), paced_body(request, service.body_bytes_max))
+    pending = PendingImport(
+        service, caller, _query(request), _idempotency_key(request), paced_body(request, service.body_bytes_max)
+    )
     _allow(caller, pending.query)
     async with _place(service):
         await service.store.require(content_length(request, service.body_bytes_max))

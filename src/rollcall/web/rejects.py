@@ -21,14 +21,14 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from rollcall import imports, ledger, rejects, uploads
-from rollcall.loading import part_reader
 from rollcall.errors import NotFound, ObjectMissing, Unavailable
+from rollcall.loading import part_reader
 from rollcall.records import Plan, cells, message
 from rollcall.rejects import Reject
 from rollcall.storage import Segment
 from rollcall.web import CallerDep, Service, ServiceDep
-from rollcall.web.responses import Answer, PROBLEMS
 from rollcall.web.imports import JobId
+from rollcall.web.responses import PROBLEMS, Answer
 
 PAGE = 1000
 FORMULA = re.compile(r" *[=+\-@\t\r\n\0＝＋－＠]")
@@ -122,7 +122,9 @@ async def _stored(service: Service, job_id: UUID, count: int) -> AsyncGenerator[
 async def _found_again(
     service: Service, segments: list[Segment], bytes_total: int, plan: Plan, until: int
 ) -> AsyncGenerator[list[Reject], None]:
-    finding = part_reader.reread_rejects(service.store, segments, bytes_total, plan, until=until, cpu_slots=service.cpu_slots)
+    finding = part_reader.reread_rejects(
+        service.store, segments, bytes_total, plan, until=until, cpu_slots=service.cpu_slots
+    )
     async with aclosing(finding) as coming:
         async for found in coming:
             for at in range(0, found.num_rows, PAGE):

@@ -5,8 +5,8 @@ stretches at once where every quote is in its place, line by line where one is n
 pyarrow so that its rows are the Records one to one: faulty ones as blank rows, ragged ones filled up.
 
 A physical line with text after a closing quote, or with a quoted value that does not close properly before the end of
-the file or within 1 MiB, is a RecordError on its own; reading goes on at the next line. Blank lines, and lines of nothing but
-blanks and delimiters, are no Records.
+the file or within 1 MiB, is a RecordError on its own; reading goes on at the next line. Blank lines, and lines of
+nothing but blanks and delimiters, are no Records.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from rollcall.records.formats.columns import attributes, join_values
-from rollcall.records.formats.reader import Columns, Offsets, RECORD_BYTES_MAX, RecordError, Slice
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Columns, Offsets, RecordError, Slice
 from rollcall.records.plan import Plan
 from rollcall.records.text import BLANKS, QUOTED_BYTES_MAX, Ending, ending, split, strip_bom
 
@@ -39,7 +39,11 @@ KEPT_BYTES: Final = 64 << 10
 LF, CR, QUOTE = b'\n\r"'
 OPEN, STRAY, TOO_LONG = 1, 2, 3
 STATES: Final[dict[Ending, int]] = {"closed": 0, "open": OPEN, "stray": STRAY}
-FAULTS: Final = {OPEN: RecordError("unclosed_quote"), STRAY: RecordError("stray_quote"), TOO_LONG: RecordError("record_too_long")}
+FAULTS: Final = {
+    OPEN: RecordError("unclosed_quote"),
+    STRAY: RecordError("stray_quote"),
+    TOO_LONG: RecordError("record_too_long"),
+}
 
 
 def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:

@@ -23,9 +23,17 @@ import orjson
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat
 from rollcall.records.formats import json_objects
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Columns, Offsets, Slice
 from rollcall.records.formats.same_shape import STRING
-from rollcall.records.formats.reader import Columns, Offsets, RECORD_BYTES_MAX, Slice
-from rollcall.records.formats.spans import SPACE, blank_bom, bound, escaped_quotes, locate_records, mask_escapes, trim_spans
+from rollcall.records.formats.spans import (
+    SPACE,
+    blank_bom,
+    bound,
+    escaped_quotes,
+    locate_records,
+    mask_escapes,
+    trim_spans,
+)
 from rollcall.records.plan import Plan
 
 _KEY = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")

@@ -3,8 +3,8 @@
 Records that are written alike are read together, several times as fast (`alike`). Each of the others is judged on its
 own; so could they all be, to the same end. Here orjson reads what it can hold, and the rest of what JSON allows (long
 numbers, decimals that a double would change) is cut from the Record's own bytes, so that attributes are kept exactly as
-they were written; what Postgres cannot hold is a RecordError. Nothing recurses, and of a key that stands twice the last one
-wins.
+they were written; what Postgres cannot hold is a RecordError. Nothing recurses, and of a key that stands twice the last
+one wins.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from rollcall.records.formats.same_shape import KEYS_MAX, KeyColumns, MappingOf, STRING, Shape, read_by_shape
 from rollcall.records.formats.columns import attributes, join_values
 from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
+from rollcall.records.formats.same_shape import KEYS_MAX, STRING, KeyColumns, MappingOf, Shape, read_by_shape
 from rollcall.records.formats.spans import mask_escapes
 from rollcall.records.mapping import by_record
 from rollcall.records.plan import Plan
@@ -232,7 +232,8 @@ def _fits(text: bytes) -> bool:
 
 
 def _judge_numbers(raw: bytes) -> tuple[Any, bytes, str | None]:
-    """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that RecordError's code.
+    """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that RecordError's
+    code.
 
     Numbers may come as floats, for `_restore` to put right. Raises JSONDecodeError for what is not JSON.
     """

@@ -19,8 +19,8 @@ import orjson
 from rollcall.errors import NoRecords, TooDeep
 from rollcall.records.fields import is_email
 from rollcall.records.formats import json_objects
-from rollcall.records.formats.same_shape import STRING
 from rollcall.records.formats.marks import BRACE, BRACE_CLOSING, CLOSING, COMMA, OPENING, Piece, find_pieces
+from rollcall.records.formats.same_shape import STRING
 from rollcall.records.formats.spans import SPACE, mask_escapes
 from rollcall.records.plan import FormatName
 

@@ -6,8 +6,8 @@
 Between the two, `parts.py` cuts the scanned stretches into Parts. So a Part depends on the file alone, never on block
 sizes, and a resumed import scans past what is loaded without parsing it.
 
-A format must not hold more than a few blocks in memory, must not raise for one bad Record (that is a RecordError), and raises
-`Unreadable` with the place when the file's structure is broken. Record numbers are not its business.
+A format must not hold more than a few blocks in memory, must not raise for one bad Record (that is a RecordError), and
+raises `Unreadable` with the place when the file's structure is broken. Record numbers are not its business.
 """
 
 from __future__ import annotations

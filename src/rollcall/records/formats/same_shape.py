@@ -73,8 +73,8 @@ class Shape:
 def read_by_shape(part: Slice, mapping_of: MappingOf) -> Iterator[tuple[Offsets, KeyColumns, Shape]]:
     """The Records of one shape, then those of another: their indices, ascending; the values of each key; the shape.
 
-    Keys that hold null are left out. Records that are in no group, those with a RecordError among them, are to be read one by
-    one.
+    Keys that hold null are left out. Records that are in no group, those with a RecordError among them, are to be read
+    one by one.
     """
     if len(part) < ALIKE_MIN:
         return
@@ -162,7 +162,9 @@ def _shape(raw: bytes, mapping_of: MappingOf) -> Shape | None:
             begin, end = next(places)
             bounds += [begin + 1, end - 1]
     bounds.append(len(raw))
-    return Shape(keys, scalars, mapping, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True)))
+    return Shape(
+        keys, scalars, mapping, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True))
+    )
 
 
 def _matching(

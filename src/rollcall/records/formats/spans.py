@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rollcall.records.formats.reader import Offsets, RECORD_BYTES_MAX, RecordError, Slice
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Offsets, RecordError, Slice
 
 SPACE: Final = b" \t\r\n"
 """JSON's whitespace."""
