@@ -11,6 +11,9 @@ from typing import Any, Literal, Self
 FormatName = Literal["csv", "json", "ndjson"]
 Compression = Literal["none", "gzip", "zstd"]
 
+DATA = "data"
+"""The key of the array of contacts in the contract's envelope."""
+
 READER_VERSION = 2
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
@@ -51,7 +54,7 @@ class Plan:
     skip: int = 0
     loaders: tuple[str, ...] = ("",)
     mapping_given: bool = False
-    member: str | None = "data"
+    member: str | None = DATA
     reader: int = READER_VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from rollcall.records.formats.columns import attributes, join_values
 from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
-from rollcall.records.formats.same_shape import KEYS_MAX, STRING, KeyColumns, MappingOf, Shape, read_by_shape
-from rollcall.records.formats.spans import mask_escapes
+from rollcall.records.formats.same_shape import KEYS_MAX, KeyColumns, MappingOf, Shape, read_by_shape
+from rollcall.records.formats.spans import STRING, mask_escapes
 from rollcall.records.mapping import by_record
 from rollcall.records.plan import Plan
 from rollcall.records.text import BLANKS

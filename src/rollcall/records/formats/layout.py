@@ -19,20 +19,17 @@ import orjson
 from rollcall.errors import NoRecords, TooDeep
 from rollcall.records.fields import is_email
 from rollcall.records.formats import json_objects
-from rollcall.records.formats.marks import BRACE, BRACE_CLOSING, CLOSING, COMMA, OPENING, Piece, find_pieces
-from rollcall.records.formats.same_shape import STRING
-from rollcall.records.formats.spans import SPACE, mask_escapes
-from rollcall.records.plan import FormatName
+from rollcall.records.formats.marks import BRACE, BRACE_CLOSING, COMMA, OPENING, Piece, find_pieces
+from rollcall.records.formats.spans import BOM, KEY, SPACE, mask_escapes
+from rollcall.records.plan import DATA, FormatName
 
-DATA: Final = "data"
 LINES: Final = 50
 """So many lines are looked at."""
 
 Layout = tuple[FormatName, str | None]
-"""The format, and the key of the array that holds the Records; None if each object of the file is one."""
+"""Format and member of a Plan."""
 
-_KEY = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
-_BOM: Final = b"\xef\xbb\xbf"
+LINES_OF_OBJECTS: Final[Layout] = ("ndjson", DATA)
 
 
 @dataclass
@@ -50,11 +47,9 @@ def detect(head: bytes, whole: bool, given: str | None) -> Layout | None:
     `whole`: `head` is all there is, or all that will be seen. `given`: the format, if it is known. Raises NoRecords for
     an object that holds no array of objects, or several.
     """
-    text = head.removeprefix(_BOM).lstrip(SPACE)
-    if given == "ndjson":
-        return "ndjson", None
-    if given != "json" and _is_lines(text, whole):
-        return "ndjson", None
+    text = head.removeprefix(BOM).lstrip(SPACE)
+    if given == "ndjson" or (given is None and _is_lines(text, whole)):
+        return LINES_OF_OBJECTS
     if text[:1] == b"[":
         return "json", DATA
     if text[:1] != b"{":
@@ -68,7 +63,12 @@ def detect(head: bytes, whole: bool, given: str | None) -> Layout | None:
     if key is None and not end and not whole:
         return None
     one_line = b"\n" not in text[: end or len(text)].rstrip() and not rest
-    return ("ndjson" if key is None and one_line and given != "json" else "json"), key
+    return LINES_OF_OBJECTS if key is None and one_line and given is None else ("json", key)
+
+
+def looks_like_json(head: bytes) -> bool:
+    """Whether it begins as only JSON does."""
+    return head.removeprefix(BOM).lstrip(SPACE)[:1] in (b"[", b"{")
 
 
 def _is_lines(text: bytes, whole: bool) -> bool:
@@ -159,7 +159,7 @@ def _first_element(text: bytes, piece: Piece, mark: int, begin: int, found: list
 
 
 def _key(text: bytes) -> str:
-    key = _KEY.match(mask_escapes(text))
+    key = KEY.match(mask_escapes(text))
     try:
         return str(orjson.loads(text[slice(*key.span(1))])) if key else ""
     except orjson.JSONDecodeError:

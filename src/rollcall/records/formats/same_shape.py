@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from rollcall.records.formats.columns import value_bytes
 from rollcall.records.formats.reader import Offsets, Slice
-from rollcall.records.formats.spans import escaped_quotes, mask_escapes
+from rollcall.records.formats.spans import STRING, escaped_quotes, mask_escapes
 from rollcall.records.plan import Mapping
 
 ALIKE_MIN: Final = 256
@@ -37,9 +37,6 @@ SHAPES_MAX: Final = 8
 
 PIECE_BYTES: Final = 256 << 10
 """So much is looked at together: what numpy makes of it stays in the processor's cache, and is no large block."""
-
-STRING: Final = rb'"[^"]*+"'
-"""A string and its quotes, in JSON whose escapes are masked."""
 
 SCALAR: Final = r"\A(?:0|-?[1-9]\d{0,17}|-?(?:0|[1-9]\d{0,17})\.\d{1,17}|true|false)\z"
 """What orjson and Postgres both keep as it is written, whatever else stands there."""
