@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects
@@ -28,8 +29,8 @@ from rollcall.database import Connection, Database, asynchronous_commit, classif
 from rollcall.errors import Fenced
 from rollcall.imports import Import
 from rollcall.loading.queue import LoaderQueue, QueuedRows
-from rollcall.loading.seen import Seen
-from rollcall.records import fold
+from rollcall.loading.seen import Met, Seen
+from rollcall.records import fold, split
 from rollcall.telemetry import RETRIES, add_seconds, timed
 
 PATIENCE_SECONDS = 300.0
@@ -69,13 +70,17 @@ class Patience:
 
 @dataclass(frozen=True)
 class LoadBatch:
-    """queued rows, one after the other, made ready; one row a key. `new` cannot be among the contacts, `others` may
-    be."""
+    """queued rows, one after the other, made ready; one row a key each.
+
+    `new` cannot be among the contacts, `others` may be. `later` comes after these: it changes what they brought, and
+    counts for nothing, because its Records are among the `repeats`.
+    """
 
     last: int
     position: int
     new: Rows
     others: Rows
+    later: Rows
     repeats: int
     rejects: pa.Table
 
@@ -86,9 +91,11 @@ class Loader:
     What waits becomes one batch when the one before it is sent. The loaders of an import take turns in making theirs
     ready: that is when most memory is needed.
 
-    `source_is_empty`: there was no contact of this Source when the load began. Then a key that this loader has not met
-    yet is new, and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds
-    out, and from there on it merges as one who is not exclusive.
+    The file and the contacts that were there before decide what the account says of a Record. So a loader has to know
+    which keys the import has met. If there was no contact of this Source, whatever is there now is the import's: `seen`
+    only tells what is new for sure, and goes straight into the table. Should somebody else write contacts of this
+    Source meanwhile, the loader finds out, and from there on it merges as one who is not exclusive. Otherwise `seen`
+    gives the exact answer, also for the Records that were loaded before, which it is shown again.
     """
 
     def __init__(
@@ -100,12 +107,12 @@ class Loader:
         portions: LoaderQueue,
         *,
         update: bool,
-        source_is_empty: bool,
+        seen: Seen | Met | None,
         rejects_max: int,
         fold_lock: asyncio.Lock,
     ) -> None:
-        self.position, self._queue = position, portions
-        self._exclusive, self._seen = True, Seen() if source_is_empty else None
+        self.position, self._loaded, self._queue = position, position, portions
+        self._exclusive, self._seen = True, seen
         self._database, self._job, self._number, self._update = database, job, number, update
         self._rejects_max, self._fold_lock = rejects_max, fold_lock
         self._ids = contacts.Ids(number)
@@ -136,18 +143,33 @@ class Loader:
             with timed("fold"):
                 return await asyncio.to_thread(self._prepare, portions, self._seen)
 
-    def _prepare(self, portions: list[QueuedRows], seen: Seen | None) -> LoadBatch:
+    def _prepare(self, portions: list[QueuedRows], seen: Seen | Met | None) -> LoadBatch:
         """Nothing is held longer than it is needed: a batch is in memory once as it came, and once as it goes."""
-        last, position = portions[-1].last, portions[-1].position
+        begin, last, position = portions[0].first, portions[-1].last, portions[-1].position
         rejected = pa.concat_tables([portion.rejects for portion in portions])
         together = pa.concat_tables([portion.contacts for portion in portions])
         portions.clear()
-        folded, repeats = fold(together, "last" if self._update else "first")
+        if begin <= self._loaded:
+            together, rejected = self._behind(together, seen), rejected.filter(pc.field("record") > self._loaded)
+        if isinstance(seen, Met):
+            others, others = split(together, seen.meet)
+            new, repeats = others.slice(0, 0), len(others)
+            later, _ = fold(others) if self._update else (others.slice(0, 0), 0)
+        else:
+            folded, repeats = fold(together, "last" if self._update else "first")
+            met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
+            new, others, later = folded.filter(pa.array(~met)), folded.filter(pa.array(met)), folded.slice(0, 0)
+            del folded
         del together
-        met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
-        new, others = folded.filter(pa.array(~met)), folded.filter(pa.array(met))
-        del folded
-        return LoadBatch(last, position, self._encode(new), self._encode(others), repeats, rejected)
+        return LoadBatch(
+            last, position, self._encode(new), self._encode(others), self._encode(later), repeats, rejected
+        )
+
+    def _behind(self, together: pa.Table, seen: Seen | Met | None) -> pa.Table:
+        """Without what was loaded before this attempt; its keys are met once more."""
+        if isinstance(seen, Met):
+            seen.meet(together.filter(pc.field("record") <= self._loaded)["email"].combine_chunks())
+        return together.filter(pc.field("record") > self._loaded)
 
     def _encode(self, rows: pa.Table) -> Rows:
         return contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
@@ -166,7 +188,8 @@ class Loader:
             except psycopg.errors.UniqueViolation:
                 if not self._exclusive:
                     raise
-                self._exclusive, self._seen = False, None
+                self._exclusive = False
+                self._seen = self._seen if isinstance(self._seen, Met) else None
             except psycopg.Error as error:
                 await self._recover(error)
                 await patience.pause(error)
@@ -197,7 +220,7 @@ class Loader:
         if batch.rejects:
             await self._store(tx, batch.rejects)
         read = len(batch.new) + len(batch.others) + batch.repeats + rejected
-        outcome = (done.created, done.updated, done.unchanged, done.skipped, batch.repeats + done.duplicate, rejected)
+        outcome = (done.created, done.updated, done.unchanged, done.skipped, done.duplicate, rejected)
         await ledger.fill(tx, job.id, self._number, first, (read, *outcome), by_code)
         return True
 
@@ -207,8 +230,13 @@ class Loader:
             new, others = new.only(np.zeros(len(new), bool)), new + others
         if new:
             await contacts.insert_new(tx, new)
-        done = await contacts.upsert(tx, others, update=self._update, exclusive=self._exclusive) if others else NOTHING
-        return replace(done, created=len(new) + done.created)
+        done = again = NOTHING
+        if others:
+            done = await contacts.upsert(tx, others, update=self._update, exclusive=self._exclusive)
+        if batch.later:
+            again = await contacts.upsert(tx, batch.later, update=True, exclusive=self._exclusive)
+        created = len(new) + done.created + again.created  # again: what somebody deleted after it was brought
+        return replace(done, created=created, duplicate=done.duplicate + batch.repeats - again.created)
 
     async def _store(self, tx: Connection, found: pa.Table) -> None:
         """Of an import's Rejects the first are stored: only what the ledger has before this batch decides, so that
