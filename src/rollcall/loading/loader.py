@@ -152,9 +152,9 @@ class Loader:
         if begin <= self._loaded:
             together, rejected = self._behind(together, seen), rejected.filter(pc.field("record") > self._loaded)
         if isinstance(seen, Met):
-            others, others = split(together, seen.meet)
-            new, repeats = others.slice(0, 0), len(others)
-            later, _ = fold(others) if self._update else (others.slice(0, 0), 0)
+            others, repeated = split(together, seen.meet)
+            new, repeats = others.slice(0, 0), len(repeated)
+            later, _ = fold(repeated) if self._update else (repeated.slice(0, 0), 0)
         else:
             folded, repeats = fold(together, "last" if self._update else "first")
             met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
