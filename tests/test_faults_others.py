@@ -28,13 +28,22 @@ NOTED = """
 create table oracle.writes (
     what text, who text, email text, own boolean, job uuid, ord bigint generated always as identity);
 create function oracle.note_write() returns trigger language plpgsql as $$ begin
-    insert into oracle.writes values (
-        tg_op, current_setting('application_name'), coalesce(new.email, old.email),
-        tg_op = 'UPDATE' and old.import_id is not distinct from new.import_id, new.import_id);
+    if tg_op = 'INSERT' then
+        insert into oracle.writes select tg_op, current_setting('application_name'), email, false, import_id from after;
+    elsif tg_op = 'DELETE' then
+        insert into oracle.writes select tg_op, current_setting('application_name'), email, false, null from before;
+    else
+        insert into oracle.writes select tg_op, current_setting('application_name'), a.email,
+            b.import_id is not distinct from a.import_id, a.import_id from after a join before b using (id);
+    end if;
     return null;
 end $$;
-create trigger noted after insert or update or delete on public.contacts
-    for each row execute function oracle.note_write();
+create trigger inserted after insert on public.contacts referencing new table as after
+    for each statement execute function oracle.note_write();
+create trigger updated after update on public.contacts referencing new table as after old table as before
+    for each statement execute function oracle.note_write();
+create trigger deleted after delete on public.contacts referencing old table as before
+    for each statement execute function oracle.note_write();
 """
 INSERT = """insert into public.contacts (id, name, email, source, imported_at)
             select gen_random_uuid(), 'Somebody', email, 'crm', now() from unnest(%s::text[]) email

@@ -19,7 +19,7 @@ import orjson
 import psycopg
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from faults.harness import Site, part_records, site
@@ -111,7 +111,10 @@ async def place(database_url: str, between: Proxy, tmp_path: Path) -> AsyncItera
 
 
 @settings(
-    max_examples=500 if "ROLLCALL_LONG" in os.environ else 30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=500 if "ROLLCALL_LONG" in os.environ else 30,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 @given(
     file=files,

@@ -59,7 +59,7 @@ async def test_what_waits_becomes_one_batch() -> None:
     assert await taken(loader) == [([1, 3, 5, 7, 9], [2, 4, 6, 8, 10])]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("ROWS", 5), ("BYTES", 350)])
+@pytest.mark.parametrize(("limit", "value"), [("BATCH_ROWS", 5), ("BATCH_BYTES", 350)])
 async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, limit, value)
     loader = LoaderQueue(loaders=1)

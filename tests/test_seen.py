@@ -69,6 +69,6 @@ def test_met_is_exact(kind: str, in_memory: int, monkeypatch: pytest.MonkeyPatch
 def test_met_says_when_the_temporary_folder_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen_module, "IN_MEMORY", 10)
     with Path("/dev/full").open("r+b", buffering=0) as full:
-        monkeypatch.setattr("rollcall.records.seen.tempfile.TemporaryFile", lambda: full)
+        monkeypatch.setattr("rollcall.loading.seen.tempfile.TemporaryFile", lambda: full)
         with pytest.raises(NoSpace, match="TMPDIR"):
             Met().meet(keys(*map(str, range(20))))

@@ -21,7 +21,17 @@ import structlog
 
 from rollcall import contacts, imports, ledger, rejects, uploads
 from rollcall.database import Connection, Database
-from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
+from rollcall.errors import (
+    ContactsContended,
+    ContactsRefused,
+    Draining,
+    Fenced,
+    ImportFailed,
+    InvalidRecords,
+    TooManyRejects,
+    Unavailable,
+    Unreadable,
+)
 from rollcall.imports import Import
 from rollcall.loading.loader import Loader, Rewind, back_off, deciding_error, with_retries
 from rollcall.loading.part_reader import open_parts
@@ -82,7 +92,7 @@ async def run_import(
             RETRIES.labels("unavailable").inc()
             await back_off(draining)
         await with_retries(database, job, lambda tx: imports.release(tx, job, *why))
-    except Unreadable as fault:
+    except (Unreadable, ContactsRefused, ContactsContended) as fault:
         await fail(database, job, fault.code, str(fault))
     except Exception as fault:
         log.error("import.fault", import_id=str(job.id), error=type(fault).__name__, where=where(fault))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -25,8 +26,8 @@ import structlog
 
 from rollcall import contacts, imports, ledger, rejects
 from rollcall.contacts import Rows
-from rollcall.database import Connection, Database, asynchronous_commit, classify, end_sessions, to_unavailable
-from rollcall.errors import Fenced
+from rollcall.database import Connection, Database, classify, end_sessions, to_unavailable
+from rollcall.errors import ContactsContended, ContactsRefused, Fenced
 from rollcall.imports import Import
 from rollcall.loading.queue import LoaderQueue, QueuedRows
 from rollcall.loading.seen import Met, Seen
@@ -39,6 +40,8 @@ FULL_PATIENCE_SECONDS = 10.0
 """The same for one that is there but has no room: people are to hear of it soon."""
 PAUSE_SECONDS = (0.05, 0.3)
 BACK_OFF_SECONDS = 5.0
+CONFLICTS_MAX = 20
+"""How often a batch may meet what somebody else has just written. Then it is no coincidence."""
 CONTROL_SESSION = 99
 """The loader number under which an import's single statements run; no loader has it."""
 
@@ -112,7 +115,7 @@ class Loader:
         fold_lock: asyncio.Lock,
     ) -> None:
         self.position, self._loaded, self._queue = position, position, portions
-        self._exclusive, self._seen = True, seen
+        self._exclusive, self._triggers, self._seen = True, False, seen
         self._database, self._job, self._number, self._update = database, job, number, update
         self._rejects_max, self._fold_lock = rejects_max, fold_lock
         self._ids = contacts.Ids(number)
@@ -175,7 +178,7 @@ class Loader:
         return contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
 
     async def _load(self, batch: LoadBatch) -> None:
-        patience = Patience()
+        patience, conflicts = Patience(), 0
         while self.position < batch.last:
             try:
                 if self._connection is None:
@@ -184,15 +187,18 @@ class Loader:
                     await self._commit(self._connection, batch)
                     self.position = batch.last
             except contacts.ConcurrentWrite as error:
+                conflicts += not self._exclusive
+                self._exclusive, self._seen = False, self._seen if isinstance(self._seen, Met) else None
+                if conflicts > CONFLICTS_MAX:
+                    raise self._conflict() from error
                 await patience.pause(error)
-            except psycopg.errors.UniqueViolation:
-                if not self._exclusive:
-                    raise
-                self._exclusive = False
-                self._seen = self._seen if isinstance(self._seen, Met) else None
             except psycopg.Error as error:
                 await self._recover(error)
                 await patience.pause(error)
+
+    def _conflict(self) -> ContactsRefused | ContactsContended:
+        """Why the same batch meets somebody else's write every time."""
+        return ContactsRefused(contacts.TRIGGERED) if self._triggers else ContactsContended()
 
     async def _commit(self, tx: Connection, batch: LoadBatch) -> None:
         async with tx.transaction():
@@ -209,14 +215,17 @@ class Loader:
         job, first = self._job, self.position + 1
         by_code = rejects.by_code(batch.rejects)
         rejected = sum(by_code.values())
-        await asynchronous_commit(tx)
+        table = await contacts.begin_batch(tx)
         if not await imports.fence(tx, job):
             raise Fenced
         if not await ledger.enter(
             tx, job.id, self._number, first=first, last=batch.last, attempt=job.attempt, position=batch.position
         ):
             return False
-        done = await self._write_contacts(tx, batch)
+        try:
+            done = await self._write_contacts(tx, batch, table)
+        except psycopg.Error as error:
+            raise contacts.refusal(error) or error from error
         if batch.rejects:
             await self._store(tx, batch.rejects)
         read = len(batch.new) + len(batch.others) + batch.repeats + rejected
@@ -224,17 +233,23 @@ class Loader:
         await ledger.fill(tx, job.id, self._number, first, (read, *outcome), by_code)
         return True
 
-    async def _write_contacts(self, tx: Connection, batch: LoadBatch) -> contacts.Outcome:
+    async def _write_contacts(self, tx: Connection, batch: LoadBatch, table: contacts.TableState) -> contacts.Outcome:
+        """Where there are triggers, rows are written so that it can be seen what became of them."""
+        if not table.unique:
+            raise ContactsRefused(contacts.NOT_UNIQUE)
+        self._triggers = table.triggers
+        exclusive = self._exclusive and not table.triggers
+        upsert = partial(contacts.upsert, tx, exclusive=exclusive, verify=table.triggers)
         new, others = batch.new, batch.others
-        if not self._exclusive:
+        if not exclusive:
             new, others = new.only(np.zeros(len(new), bool)), new + others
         if new:
             await contacts.insert_new(tx, new)
         done = again = NOTHING
         if others:
-            done = await contacts.upsert(tx, others, update=self._update, exclusive=self._exclusive)
+            done = await upsert(others, update=self._update)
         if batch.later:
-            again = await contacts.upsert(tx, batch.later, update=True, exclusive=self._exclusive)
+            again = await upsert(batch.later, update=True)
         created = len(new) + done.created + again.created  # again: what somebody deleted after it was brought
         return replace(done, created=created, duplicate=done.duplicate + batch.repeats - again.created)
 
