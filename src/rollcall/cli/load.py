@@ -35,10 +35,9 @@ from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
 from rollcall.storage import Store, open_store
 
-LOOK_SECONDS = (0.02, 0.25)
-"""Between two looks at an import of this process: the second for what has more than SOON_BYTES."""
-SOON_BYTES = 4 << 20
 PAUSE_SECONDS = 0.25
+LOOK_SECONDS = 0.25
+"""Between two looks at an import that this process runs; its end is noticed at once."""
 PATIENCE_SECONDS = 60.0
 """How long a service or a database may be away while an import is followed."""
 
@@ -70,8 +69,7 @@ class LocalClient:
 
     async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
         if since is not None:
-            look = LOOK_SECONDS[since["bytes"]["total"] > SOON_BYTES]
-            await asyncio.wait([self._working], timeout=min(wait, look))
+            await asyncio.wait([self._working], timeout=min(wait, LOOK_SECONDS))
         if self._working.done():
             self._working.result()  # raises what the worker died of
         async with self._database.session() as tx:

@@ -64,7 +64,7 @@ def _is_heading(key: str) -> bool:
 def _cell(value: Any, key: str) -> str:
     if isinstance(value, str) and value and not value.startswith(reject_file.TYPED):
         return value
-    if value in ("", None) and fields.plain(key) not in fields.ALL:
+    if value in ("", None) and not fields.is_alias(key):
         return ""  # as good as missing
     return f"{reject_file.TYPED}{orjson.dumps(value).decode()}"
 
