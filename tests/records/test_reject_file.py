@@ -247,21 +247,21 @@ def test_csv_unmended_is_rejected_again_and_again(raw: bytes) -> None:
         assert data.decode()
 
 
-def test_csv_of_many_columns_and_short_records_stays_short() -> None:
-    columns = [f"c{number}" for number in range(9_998)]
-    data = ",".join(["name", "email", *columns]).encode() + b"\n" + b"A,x\n" * 5_000
+def test_csv_of_many_columns_and_short_records_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "CELLS_MAX", 10_000)
+    columns = [f"c{number}" for number in range(400)]
+    data = ",".join(["name", "email", *columns]).encode() + b"\n" + b"A,x\n" * 100
     file = reject_file_of(data)
-    assert len(file) < 2_000_000
+    assert len(file) < 50_000
     plan, contacts, rejects = read(file.replace(b'"x"', b'"x@x.org"'))
-    assert (len(contacts), rejects) == (5_000, [])
+    assert (len(contacts), rejects) == (100, [])
     assert plan.header[:3] == reject_file.ADDED
 
 
 def test_csv_of_json_with_many_keys_stays_short() -> None:
-    many = ",".join(f'"k{number}":{number}' for number in range(60_000))
+    many = ",".join(f'"k{number}":{number}' for number in range(3_000))
     data = f'[{{"name":"A","email":"x",{many}}}{",{}" * 1_000}]'.encode()
-    file = reject_file_of(data)
-    assert len(file) < 2 * len(data) + 1_000_000
+    assert len(reject_file_of(data)) < 20 * len(data)
 
 
 def test_added_columns_are_no_attributes_in_any_format() -> None:
