@@ -99,7 +99,7 @@ def test_a_given_format_is_taken() -> None:
 
     assert inspect(io.BytesIO(one), format="ndjson").format == "ndjson"
     assert inspect(io.BytesIO(b"[" + one + b"]"), format="json").format == "json"
-    with pytest.raises(NoEmailColumn):
+    with pytest.raises(UnknownFormat, match="The header has a quote"):
         inspect(io.BytesIO(one), format="csv")
     assert inspect(io.BytesIO(CSV.replace(b",", b"\t")), format="tsv").delimiter == "\t"
     commas = b"first name, email, phone\tmail\n"

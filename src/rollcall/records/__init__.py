@@ -19,6 +19,7 @@ from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
 from rollcall.records import archive, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, ndjson
+from rollcall.records.formats.csv_dialect import csv_dialect
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, FormatName, Mapping, Plan
@@ -52,9 +53,10 @@ def inspect(
     text.refuse_binary(head)
     name = format or _format(head)
     if name in ("csv", "tsv"):
-        delimiter, skip, headings = text.csv_dialect(head, "\t" if name == "tsv" else None)
-        header = mappings.unique(headings)
-        plan = Plan("csv", compression, header, _columns(mapping, header), delimiter, skip)
+        dialect = csv_dialect(head, "\t" if name == "tsv" else None)
+        header = mappings.unique(dialect.header)
+        plan = Plan("csv", compression, header, _columns(mapping, header), dialect.delimiter, dialect.skip)
+        plan = replace(plan, quoting=dialect.quoting, line_end=dialect.line_end)
         return replace(plan, loaders=_loaders(plan, head, loaders))
     if name not in ("json", "ndjson"):
         raise UnknownFormat(f'The format "{name}" is not known. It can be csv, tsv, json or ndjson.')

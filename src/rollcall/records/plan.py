@@ -5,13 +5,15 @@ Assumes nothing about where the file lies. Holds no rule and no parser.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 FormatName = Literal["csv", "json", "ndjson"]
 Compression = Literal["none", "gzip", "zstd"]
+Quoting = Literal["doubled", "backslash", "line"]
+LineEnd = Literal["\n", "\r"]
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
 Raise it whenever the same bytes would be read differently: an import that began with another version ends
@@ -37,6 +39,8 @@ class Plan:
     `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
     sample, in order of appearance (a guide for people and reject files; later Records may have others).
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
+    `quoting`: how CSV writes a quote inside quotes, doubled (RFC 4180) or behind a backslash (MySQL); `line`: each line
+    is one quoted cell that holds the row. `line_end`: LF also stands for CRLF; where it is CR, LF ends lines too.
     `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
@@ -47,6 +51,8 @@ class Plan:
     delimiter: str | None = None
     skip: int = 0
     loaders: tuple[str, ...] = ("",)
+    quoting: Quoting = "doubled"
+    line_end: LineEnd = "\n"
     reader: int = READER_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -55,12 +61,18 @@ class Plan:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        mapping = stored["mapping"]
+        """A stored Plan, also one of another version: what it lacks or has beside these fields raises nothing.
+
+        The `reader` of such a Plan differs, so `parts` refuses it (ReaderChanged) before anything else of it counts.
+        """
+        mapping = stored.get("mapping") or {}
+        known: dict[str, Any] = {"format": "csv", "compression": "none", "header": (), "loaders": ("",), "reader": 0}
+        known |= {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
         return cls(
-            **stored
+            **known
             | {
-                "header": tuple(stored["header"]),
-                "loaders": tuple(stored["loaders"]),
-                "mapping": Mapping(email=mapping["email"], name=tuple(mapping["name"])),
+                "header": tuple(known["header"]),
+                "loaders": tuple(known["loaders"]),
+                "mapping": Mapping(email=mapping.get("email", ""), name=tuple(mapping.get("name", ()))),
             }
         )
