@@ -9,6 +9,7 @@ Holds no rule: those are in `rules`.
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 NAME_LENGTH_MAX = 255
 """Characters (code points) of a name: the rule of the HTTP contract."""
@@ -16,9 +17,20 @@ NAME_LENGTH_MAX = 255
 EMAIL_LENGTH_MAX = 320
 """Characters of an address: 64 before the @, 255 after it (RFC 5321). The index on it needs a bound."""
 
+HEADING_LENGTH_MAX = 100
+"""Characters of a heading or key that are looked at; no alias is half as long.
+
+Without a bound a hostile heading costs the square of its length: Unicode sorts combining marks by insertion.
+"""
+
 
 def plain(heading: str) -> str:
-    """A column's heading without case, accents, spaces and punctuation: `E-Mail-Adresse ` is `emailadresse`."""
+    """A column's heading without case, accents, spaces and punctuation: `E-Mail-Adresse ` is `emailadresse`.
+
+    One that is longer than HEADING_LENGTH_MAX is `""`, which is no alias.
+    """
+    if len(heading) > HEADING_LENGTH_MAX:
+        return ""
     decomposed = unicodedata.normalize("NFKD", heading).casefold()
     return "".join(character for character in decomposed if character.isalnum())
 
@@ -40,6 +52,14 @@ EMAIL = _plain(
     *("correo electrónico", "correo", "correo-e", "dirección de correo electrónico", "dirección de correo"),
     *("dirección de email", "dirección electrónica", "correo electrónico 1", "email de contacto"),
 )
+
+_EMAIL = frozenset(EMAIL)
+
+
+def is_email(heading: str) -> bool:
+    """Whether a column or key of this name holds addresses."""
+    return plain(heading) in _EMAIL
+
 
 FULL_NAME = _plain(
     *("full name", "complete name", "first and last name", "first name last name", "last name first name"),
@@ -80,3 +100,16 @@ FAMILY_NAME_BESIDE = _plain("Vorname", "Vornamen", "Rufname")
 
 English ones (`First Name`, `Name`) mean the full name.
 """
+
+_ALIASES = frozenset((*EMAIL, *FULL_NAME, *FIRST_NAME, *MIDDLE_NAME, *LAST_NAME))
+
+
+@lru_cache(8192)
+def _is_alias(heading: str) -> bool:
+    return plain(heading) in _ALIASES
+
+
+def is_alias(heading: str) -> bool:
+    """Whether a column or key of this name can hold an address or (a part of) a name. Fast for what was asked
+    before."""
+    return len(heading) <= HEADING_LENGTH_MAX and _is_alias(heading)

@@ -8,18 +8,29 @@ that seems to be somebody's data, they do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 from rollcall.errors import BadMapping, NoEmailColumn, NoNameColumn, Unreadable
 from rollcall.records import fields
-from rollcall.records.plan import Mapping
+from rollcall.records.plan import Mapping, Plan
 from rollcall.records.text import BLANKS
 
 COLUMNS_SHOWN = 20
 HEADING_SHOWN = 40
 """How much of a header an error message shows: columns, and characters of each."""
 
-_ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+\.[^\s@<>]+")
+CONTRACT = Mapping("email", ("name",))
+"""The keys of the HTTP contract."""
+
+EXAMPLE = 'Each is an object such as {"name": "Ann", "email": "ann@example.com"}.'
+
+SAMPLE_KEYS, SAMPLE_CHARACTERS = 1_000, 64 << 10
+"""How many keys of a JSON file its Plan shows, and how many characters they have together."""
+
+_ADDRESS = re.compile(r"[^\s@<>]@[^\s@<>]+\.[^\s@<>]")
+"""Something like an address. One character before the `@` is enough, and keeps the search linear."""
 
 
 def guess(header: Sequence[str]) -> Mapping:
@@ -39,16 +50,41 @@ def guess(header: Sequence[str]) -> Mapping:
     return Mapping(email=email, name=name)
 
 
+def by_record(plan: Plan) -> Callable[[dict[str, Any]], Mapping]:
+    """What finds the mapping of one JSON Record by its own keys; a null counts as missing.
+
+    A given mapping is that of every Record. Else a Record's exact `email` and `name` come first: they are the contract.
+    Where one is missing, its other keys are looked at as a header is; what they do not tell, the Plan does.
+    """
+    given = plan.mapping
+    if plan.mapping_given:
+        return lambda _: given
+
+    @lru_cache(256)
+    def guessed(keys: tuple[str, ...]) -> Mapping:
+        columns: dict[str, str] = {}
+        for key in keys:
+            columns.setdefault(fields.plain(key), key)
+        email = CONTRACT.email if CONTRACT.email in keys else _first(fields.EMAIL, columns)
+        name = CONTRACT.name if CONTRACT.name[0] in keys else _name(columns)
+        return Mapping(given.email if email is None else email, name or given.name)
+
+    return lambda record: guessed(
+        tuple([key for key, value in record.items() if value is not None and fields.is_alias(key)])
+    )
+
+
 def check(mapping: Mapping, header: Sequence[str]) -> Mapping:
     """The mapping, if the file has all of its columns. Raises BadMapping."""
     if not mapping.name:
         raise BadMapping(
             'The mapping names no column for the name. Give it one, or several: {"name": ["first", "last"]}.'
         )
-    unknown = [column for column in (mapping.email, *mapping.name) if column not in header]
+    columns = set(header)
+    unknown = [column for column in (mapping.email, *mapping.name) if column not in columns]
     if unknown:
         raise BadMapping(
-            f"The mapping names {_shown(unknown)}, which the file does not have. {_seen(header)} "
+            f"The mapping names {_some(unknown)}, which the file does not have. {_seen(header)} "
             "Write the column as it stands there."
         )
     return mapping
@@ -74,6 +110,17 @@ def unique(header: Iterable[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
+def sample(keys: Iterable[str], mapping: Mapping) -> tuple[str, ...]:
+    """The first of a JSON file's keys, few enough to be shown with every import; the mapped ones are among them."""
+    mapped, shown, room = {mapping.email, *mapping.name}, list[str](), SAMPLE_CHARACTERS
+    for key in keys:
+        fits = len(shown) < SAMPLE_KEYS and len(key) <= room
+        if fits or key in mapped:
+            shown.append(key)
+            room -= len(key) if fits else 0
+    return tuple(shown)
+
+
 def _name(columns: dict[str, str]) -> tuple[str, ...]:
     full = _first(fields.FULL_NAME, columns)
     first, last = _first(fields.FIRST_NAME, columns), _first(fields.LAST_NAME, columns)
@@ -91,11 +138,13 @@ def _first(aliases: Iterable[str], columns: dict[str, str]) -> str | None:
 
 
 def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases: str) -> Unreadable:
-    if any(_ADDRESS.search(column) for column in header):
+    if any(_ADDRESS.search(column[: fields.HEADING_LENGTH_MAX]) for column in header):
         return error(
             f"No column holds {what}: the first line holds an email address, so the file seems to have no header line. "
             "Put one before it, such as: name,email"
         )
+    if not header:
+        return error(f"No column holds {what}. {_seen(header)}")
     return error(
         f"No column holds {what}. {_seen(header)} Rename the column (looked for: {aliases}), or say in the mapping "
         "which one it is."
@@ -103,12 +152,14 @@ def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases:
 
 
 def _seen(header: Sequence[str]) -> str:
-    rest = len(header) - COLUMNS_SHOWN
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"The columns are {_shown(header[:COLUMNS_SHOWN])}{more}." if header else "No columns were found."
+    return f"The columns are {_some(header)}." if header else f"No record is a JSON object with keys. {EXAMPLE}"
 
 
-def _shown(columns: Iterable[str]) -> str:
-    return ", ".join(
-        f'"{column if len(column) <= HEADING_SHOWN else column[: HEADING_SHOWN - 1] + "…"}"' for column in columns
+def _some(columns: Sequence[str]) -> str:
+    """The first of them, each cut to HEADING_SHOWN characters, and how many more there are."""
+    shown = ", ".join(
+        f'"{column if len(column) <= HEADING_SHOWN else column[: HEADING_SHOWN - 1] + "…"}"'
+        for column in columns[:COLUMNS_SHOWN]
     )
+    rest = len(columns) - COLUMNS_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown

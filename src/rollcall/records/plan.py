@@ -13,6 +13,9 @@ Compression = Literal["none", "gzip", "zstd"]
 Quoting = Literal["doubled", "backslash", "line"]
 LineEnd = Literal["\n", "\r"]
 
+DATA = "data"
+"""The key of the array of contacts in the contract's envelope."""
+
 READER_VERSION = 2
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
@@ -41,6 +44,9 @@ class Plan:
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
     `quoting`: how CSV writes a quote inside quotes, doubled (RFC 4180) or behind a backslash (MySQL); `line`: each line
     is one quoted cell that holds the row. `line_end`: LF also stands for CRLF; where it is CR, LF ends lines too.
+    `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by
+    their own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object;
+    None if every object of the file is a Record.
     `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
@@ -53,6 +59,8 @@ class Plan:
     loaders: tuple[str, ...] = ("",)
     quoting: Quoting = "doubled"
     line_end: LineEnd = "\n"
+    mapping_given: bool = False
+    member: str | None = DATA
     reader: int = READER_VERSION
 
     def to_json(self) -> dict[str, Any]:
