@@ -210,7 +210,7 @@ def test_a_broken_file_is_refused_with_the_place(text: bytes, error: type[Unread
         assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("opened, closed", [("[", "]"), ('{"a":', "}"), ('[{"a":[', "]}]")])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[{"a":[', "]}]")])
 def test_what_is_nested_too_deep_is_rejected_alone(opened: str, closed: str) -> None:
     step = opened.count("[") + opened.count("{")
 
