@@ -16,12 +16,12 @@ import pyarrow as pa
 import uvicorn
 from fastapi import FastAPI
 
-from rollcall import __version__, telemetry
+from rollcall import __version__, embedded, telemetry
 from rollcall.database import Database
 from rollcall.receive import Limits
 from rollcall.settings import Settings
 from rollcall.storage import open_store
-from rollcall.web import Service, contacts, health, imports, metrics, post_import, rejects, responses
+from rollcall.web import Service, contacts, docs, health, imports, metrics, openapi, post_import, rejects, responses
 from rollcall.web.auth import Authentication
 from rollcall.web.http_protocol import Connection
 
@@ -38,7 +38,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         async with Database(database_url, name="rollcall:api") as database:
             app.state.service = Service(
                 database=database,
-                store=open_store(settings.data_dir),
+                store=open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, database_url)),
                 segment_bytes=settings.upload_chunk_size,
                 body_bytes_max=settings.max_upload_size,
                 limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
@@ -55,11 +55,14 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         version=__version__,
         description="Brings contact files of any size into Postgres and answers for every record.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # the Location would be made of the Host that the client names
     )
     app.add_middleware(Authentication, closed=not settings.loopback)
     responses.install(app)
+    openapi.install(app)
+    app.include_router(docs.router)
     for resource in (post_import, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
         app.include_router(resource.router)
     return app
