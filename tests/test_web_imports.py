@@ -20,7 +20,19 @@ from rollcall.web import watch
 from service import rows, served, until
 
 KEYS = [
-    *("jobId", "source", "state", "format", "counts", "total", "unprocessed", "bytes", "sha256", "sameFileAs"),
+    *(
+        "jobId",
+        "source",
+        "fileName",
+        "state",
+        "format",
+        "counts",
+        "total",
+        "unprocessed",
+        "bytes",
+        "sha256",
+        "sameFileAs",
+    ),
     *(
         "rate",
         "eta",

@@ -50,6 +50,7 @@ COUNTS = {"read": 3, "created": 2, "updated": 0, "unchanged": 0, "skipped": 0, "
 IMPORT: dict[str, Any] = {
     "jobId": JOB_ID,
     "source": "crm",
+    "fileName": "contacts.csv",
     "state": "succeeded",
     "format": "csv",
     "counts": COUNTS,
