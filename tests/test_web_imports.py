@@ -104,6 +104,25 @@ async def test_progress_is_what_the_ledger_has(client: httpx.AsyncClient, databa
     assert job["error"] == {"code": "X", "message": "It failed."}
 
 
+async def test_bytes_read_stay_when_an_import_is_cancelled_and_retried(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    location = await send(client)
+    execute(database_url, f"{RUN}; {LOAD}")
+    half = {"read": len(CSV) // 2, "total": len(CSV)}
+    assert (await client.get(location)).json()["bytes"] == half
+    for verb in ("cancel", "retry"):
+        job = (await client.post(f"{location}/{verb}")).json()
+        assert (job["bytes"], job["unprocessed"]) == (half, None), verb
+
+
+async def test_an_import_shows_the_name_of_its_file(client: httpx.AsyncClient) -> None:
+    assert (await client.get(await send(client))).json()["fileName"] is None
+    name = "Kundenliste Übersicht.csv"
+    sent = await client.post("/import", data={"source": "crm"}, files={"file": (name, CSV)})
+    assert (await client.get(sent.headers["location"])).json()["fileName"] == name
+
+
 async def test_an_import_that_is_known_is_not_sent_again(client: httpx.AsyncClient, database_url: str) -> None:
     location = await send(client)
     tag = (await client.get(location)).headers["etag"]

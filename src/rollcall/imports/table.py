@@ -57,7 +57,8 @@ class Progress:
 class Import:
     """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
 
-    `file_name`: as its sender named it, if at all. `sha256`: of the whole stored file. `same_file_as`: the latest import before it of the same bytes for this Source.
+    `file_name`: as its sender named it, if at all. `sha256`: of the whole stored file. `same_file_as`: the latest
+    import before it of the same bytes for this Source.
     `error_code`, `error_message`: why it failed; of a running one, why it was let go, until something is committed.
     """
 

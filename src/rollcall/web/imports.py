@@ -55,7 +55,7 @@ class FaultShown(Answer):
 
 class ImportShown(Answer):
     """One import. `total`: Records in the file, once its end was seen. `unprocessed`: when final, those never read;
-    null where the end of the file was never seen (`bytes` says how far it was read). `fileName`: as the sender named it.
+    null where the end of the file was never seen (`bytes` says how far it was read). `fileName`: as its sender has it.
 
     `rate`: Records a second. `eta`: seconds. `ahead`: imports of its source that come first. `attempt`: workers that
     have begun it. `error`: why it failed, or what a running one waits for. `sha256`: of the file as it was sent.
@@ -173,7 +173,7 @@ async def retry(service: ServiceDep, caller: CallerDep, room: AnswerRoom, job_id
     job = await _find(service, caller, job_id)
     async with service.database.session() as tx:
         queued = await imports.count_queued(tx, job.created_by)
-    if job.state in ("failed", "cancelled") and queued >= service.limits.queued:
+    if job.state in ("failed", "cancelled") and queued >= service.limits_of(job.created_by).queued:
         raise TooManyRequests(
             f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
         )
