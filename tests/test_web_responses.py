@@ -96,7 +96,9 @@ async def test_a_statement_that_takes_too_long_is_given_up(
     monkeypatch.setattr(database, "STATEMENT_SECONDS", 1)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("alter table public.contacts rename to others")
-        connection.execute("create view public.contacts as select o.* from public.others o, pg_sleep(30)")
+        connection.execute(
+            "create view public.contacts as select o.* from pg_sleep(30) left join public.others o on true"
+        )
     async with served(database_url, tmp_path) as client:
         answer = await client.get("/contacts")
         problem(answer, 503, "UNAVAILABLE")
