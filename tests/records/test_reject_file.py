@@ -25,7 +25,7 @@ FORMULA = re.compile(r'[\s"]*[=+\-@＝＋－＠]')
 Contact = tuple[str, str, Any]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(SIGNS | st.text())
 @example("\t=1")
 @example("'\t'=1")
@@ -110,7 +110,7 @@ def line(cells: list[str], delimiter: str) -> bytes:
     return delimiter.join('"' + cell.replace('"', '""') + '"' for cell in cells).encode()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_csv_mended_equals_the_mended_original(data: st.DataObject) -> None:
     """Any values, dialect and reason; mended in a spreadsheet that writes another dialect."""
@@ -168,7 +168,7 @@ JSON_VALUES = st.recursive(
 RAW_VALUES = st.sampled_from(["1.00", "1e400", "-0.10", "12345678901234567890123", '"\\ufffd"', '"\\u00e9"'])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_json_mended_equals_the_mended_original(data: st.DataObject) -> None:
     keys = data.draw(st.lists(VALUES | st.sampled_from(["age", "=k", "column 3"]), max_size=4, unique=True))
