@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,8 @@ from multipart import parse_options_header
 from rollcall.errors import Busy, Forbidden, InvalidInput, UnsupportedMediaType
 from rollcall.keys import Caller
 from rollcall.options import CHOICES, NAMES, Options
-from rollcall.receive import receive
+from rollcall.receive import Arrival, become_import, one_request
+from rollcall.uploads import Incoming
 from rollcall.web import BODIES_MAX, Asking, Service, Serving, envelope
 from rollcall.web.answers import PROBLEMS, Answer, issue
 from rollcall.web.body import announced, arriving
@@ -140,14 +141,27 @@ async def _take(request: Request, sent: Sent) -> UUID:
     if content_type in FILE_TYPES:
         wish = envelope.wish(given := _headers(request) | sent.query)
         _allow(sent.caller, given)
-        return await _receive(sent, sent.body, lambda: wish, wish.resumable, content_type=content_type)
+        async with _arriving(sent) as arrival:
+            file = Incoming(content_type=content_type)
+            return await _receive(sent, arrival, sent.body, lambda: wish, wish.resumable, file)
     raise UnsupportedMediaType(
         "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
         f"{', '.join(FILE_TYPES[1:])}."
     )
 
 
+def _arriving(sent: Sent) -> AbstractAsyncContextManager[Arrival]:
+    """From here on its body counts for its sender: entered before a byte of it is awaited."""
+    incoming = Incoming(created_by=sent.caller.name, idempotency_key=sent.request_key)
+    return one_request(sent.service.database, sent.service.store, incoming, sent.service.limits)
+
+
 async def _json(sent: Sent) -> UUID:
+    async with _arriving(sent) as arrival:
+        return await _judge(sent, arrival)
+
+
+async def _judge(sent: Sent, arrival: Arrival) -> UUID:
     beginning: list[bytes] = []
     length = 0
     async for chunk in sent.body:
@@ -160,7 +174,8 @@ async def _json(sent: Sent) -> UUID:
         wish = await asyncio.to_thread(read, b"".join(beginning), sent.query)
     _allow(sent.caller, {"source": wish.source})
     body = _chain(beginning, sent.body)
-    return await _receive(sent, body, lambda: wish, wish.resumable, content_type="application/json")
+    file = Incoming(content_type="application/json")
+    return await _receive(sent, arrival, body, lambda: wish, wish.resumable, file)
 
 
 async def _form(sent: Sent, boundary: str) -> UUID:
@@ -172,10 +187,12 @@ async def _form(sent: Sent, boundary: str) -> UUID:
     def wish() -> Wish:
         return envelope.wish(form.fields | sent.query)
 
-    file = await form.file()
-    _allow(sent.caller, form.fields | sent.query)
-    early = envelope.wish({"source": "may follow"} | form.fields | sent.query)
-    return await _receive(sent, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type)
+    async with _arriving(sent) as arrival:
+        part = await form.file()
+        _allow(sent.caller, form.fields | sent.query)
+        early = envelope.wish({"source": "may follow"} | form.fields | sent.query)
+        file = Incoming(part.name, part.content_type)
+        return await _receive(sent, arrival, form.rest(), wish, early.resumable, file)
 
 
 def _allow(caller: Caller, given: dict[str, str]) -> None:
@@ -186,31 +203,15 @@ def _allow(caller: Caller, given: dict[str, str]) -> None:
 
 
 async def _receive(
-    sent: Sent,
-    body: AsyncIterator[bytes],
-    wish: Callable[[], Wish],
-    resumable: bool,
-    *,
-    name: str | None = None,
-    content_type: str | None = None,
+    sent: Sent, arrival: Arrival, body: AsyncIterator[bytes], wish: Callable[[], Wish], resumable: bool, file: Incoming
 ) -> UUID:
     def asked() -> tuple[str, Options]:
         found = wish()
         _allow(sent.caller, {"source": found.source})
         return found.source, found.options
 
-    return await receive(
-        body,
-        database=sent.service.database,
-        store=sent.service.store,
-        wish=asked,
-        segment_bytes=sent.service.segment_bytes if resumable else None,
-        name=name,
-        content_type=content_type,
-        created_by=sent.caller.name,
-        request_key=sent.request_key,
-        limits=sent.service.limits,
-    )
+    segment_bytes = sent.service.segment_bytes if resumable else None
+    return await become_import(arrival, body, asked, segment_bytes=segment_bytes, file=file)
 
 
 def _request_key(request: Request) -> str | None:
