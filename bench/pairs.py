@@ -67,7 +67,7 @@ def json(stand: Stand) -> Round:
 
 
 def loaders(stand: Stand) -> Round:
-    """The same file with fewer and with more Lanes."""
+    """The same file with fewer and with more loaders."""
     [plain] = stand.files("csv")
     return Round({f"LOADERS={count}": stand.load(plain, LOADERS=count) for count in ("2", "1", "4")})
 

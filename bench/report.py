@@ -15,7 +15,7 @@ from stand import Figure, Group, Round, Row, Scale
 BEGIN, END = "<!-- begin of what `./dev bench --write` writes -->", "<!-- end of it -->"
 MARK = " **above goal**"
 LANES = {"fold", "merge", "commit"}
-"""The stages of a Lane; all others are the reader's."""
+"""The stages of a loader; all others are the reader's."""
 DIGITS = {"×": 2, "s": 2, "ms": 0, "MiB": 0, "": 0}
 
 
@@ -36,9 +36,9 @@ def markdown(kept: list[tuple[Group, list[Round]]], scale: Scale, postgres: int)
     said = [(name, each) for name, each in costs if each[0].said]
     stages = said[0][1][0].said["stages"] if said else ()
     parts += _table(
-        ("", *stages, "of", "reader idle", "Lanes idle"),
+        ("", *stages, "of", "reader idle", "loaders idle"),
         [_stages(name, each) for name, each in said],
-        "Seconds by stage, as the worker's log has them, and how long the reader and the Lanes stood idle:",
+        "Seconds by stage, as the worker's log has them, and how long the reader and the loaders stood idle:",
     )
     return "\n\n".join(parts)
 
@@ -105,7 +105,7 @@ def _stages(name: str, found: list[Cost]) -> tuple[str, ...]:
         *(f"{median(each['stages'][stage] for each in said):.1f}" for stage in said[0]["stages"]),
         f"{median(each['seconds'] for each in said):.1f}",
         idle(said[0]["stages"].keys() - LANES, 1),
-        idle(LANES, len(said[0]["lanes"])),
+        idle(LANES, len(said[0]["loaders"])),
     )
 
 

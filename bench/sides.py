@@ -1,7 +1,7 @@
 """The two sides of every comparison: Rollcall as its users run it, and psql as its users write it.
 
 Each loads into a database of its own, cloned from one that Rollcall's migrations made, on the same server. Nothing here
-measures, and nothing that loads judges the result.
+measures, and nothing that loads cpu_slots the result.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Service:
     folder: Path
 
     def said(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What the worker's log says of an import that has succeeded; and its `lanes`."""
+        """What the worker's log says of an import that has succeeded; and its `loaders`."""
         job_id, end = job["jobId"].encode(), time.monotonic() + SAID_SECONDS
         while time.monotonic() < end:
             for line in (self.folder / "worker.log").read_bytes().splitlines():
                 if b'"import.succeeded"' in line and job_id in line:
-                    return dict(orjson.loads(line)) | {"lanes": job["plan"]["lanes"]}
+                    return dict(orjson.loads(line)) | {"loaders": job["plan"]["loaders"]}
             time.sleep(0.01)
         raise WrongResult(f"The worker's log does not say that {job['jobId']} has succeeded.")
 

@@ -53,9 +53,9 @@ def _log_of_this_test() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _small_files_in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' files are small, and mean Lanes."""
-    monkeypatch.setattr(worker, "ONE_LANE_BYTES", 0)
+def _small_files_by_several_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' files are small, and mean loaders."""
+    monkeypatch.setattr(worker, "ONE_LOADER_BYTES", 0)
 
 
 @pytest.fixture(scope="session")

@@ -44,11 +44,11 @@ async def merge(
     source: str = "crm",
     job: UUID | None = None,
     update: bool = True,
-    alone: bool = True,
+    exclusive: bool = True,
 ) -> Outcome:
     encoded = contacts.encode(folded(*rows), Ids(0), source=source, import_id=job or uuid4())
     async with tx.transaction():
-        return await contacts.merge(tx, encoded, update=update, alone=alone)
+        return await contacts.upsert(tx, encoded, update=update, exclusive=exclusive)
 
 
 async def stored(tx: Connection) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -86,15 +86,15 @@ async def test_skip_leaves_what_is_there(tx: Connection) -> None:
     assert await stored(tx) == {"a@x.org": ("Ann", {}), "b@x.org": ("Bob", {})}
 
 
-async def test_new_and_found_in_one_share(tx: Connection) -> None:
+async def test_new_and_found_in_one_batch(tx: Connection) -> None:
     await merge(tx, ("b@x.org", "Bob", "{}"), ("d@x.org", "Dan", "{}"))
-    for alone, names in ((True, "ac"), (False, "eg")):
+    for exclusive, names in ((True, "ac"), (False, "eg")):
         rows = [(f"{name}@x.org", "New", "{}") for name in names] + [
-            ("b@x.org", f"{alone}", "{}"),
+            ("b@x.org", f"{exclusive}", "{}"),
             ("d@x.org", "Dan", "{}"),
         ]
-        assert await merge(tx, *sorted(rows), alone=alone) == Outcome(2, 1, 1, 0, 0)
-        assert await merge(tx, *sorted(rows), alone=alone, update=False) == Outcome(0, 0, 0, 4, 0)
+        assert await merge(tx, *sorted(rows), exclusive=exclusive) == Outcome(2, 1, 1, 0, 0)
+        assert await merge(tx, *sorted(rows), exclusive=exclusive, update=False) == Outcome(0, 0, 0, 4, 0)
     assert set(await stored(tx)) == {f"{name}@x.org" for name in "abcdeg"}
 
 
@@ -102,9 +102,9 @@ async def test_a_contact_that_comes_just_before(tx: Connection) -> None:
     """Somebody else is quicker with a contact that was missing a moment ago."""
     await tx.execute(QUICKER)
     with pytest.raises(psycopg.errors.UniqueViolation):
-        await merge(tx, ("a@x.org", "Ann", "{}"), alone=True)
-    with pytest.raises(contacts.Contended):
-        await merge(tx, ("a@x.org", "Ann", "{}"), ("b@x.org", "Bob", "{}"), alone=False)
+        await merge(tx, ("a@x.org", "Ann", "{}"), exclusive=True)
+    with pytest.raises(contacts.ConcurrentWrite):
+        await merge(tx, ("a@x.org", "Ann", "{}"), ("b@x.org", "Bob", "{}"), exclusive=False)
     assert await stored(tx) == {}
 
 
@@ -116,7 +116,7 @@ async def test_sources_do_not_meet(tx: Connection) -> None:
 async def test_nothing_at_all(tx: Connection) -> None:
     rows = contacts.encode(folded(("a@x.org", "Ann", "{}")).slice(0, 0), Ids(0), source="crm", import_id=uuid4())
     async with tx.transaction():
-        assert await contacts.merge(tx, rows, update=True, alone=True) == Outcome(0, 0, 0, 0, 0)
+        assert await contacts.upsert(tx, rows, update=True, exclusive=True) == Outcome(0, 0, 0, 0, 0)
 
 
 async def test_unchanged_writes_nothing(tx: Connection) -> None:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from faults.harness import until
-from rollcall.database import Connection, Database, connect, end_sessions, meaning
+from rollcall.database import Connection, Database, classify, connect, end_sessions
 
 
 @pytest.fixture
@@ -44,17 +44,17 @@ async def failing(connection: Connection, statement: str) -> psycopg.Error:
 async def test_what_an_error_means_on_a_connection_that_lives(tx: Connection, state: str, means: str) -> None:
     error = await failing(tx, f"do $$ begin raise exception using errcode = '{state}'; end $$")
 
-    assert (error.sqlstate, meaning(error, tx)) == (state, means)
+    assert (error.sqlstate, classify(error, tx)) == (state, means)
 
 
 async def test_on_a_dead_connection_every_error_means_that_it_is_lost(database_url: str, tx: Connection) -> None:
     async with await connect(database_url, "other") as other:
         error = await failing(tx, "select 1 / 0")
-        assert meaning(error, tx) == "fault"
+        assert classify(error, tx) == "fault"
         await other.execute("select pg_terminate_backend(%s)", (tx.info.backend_pid,))
         await failing(tx, "select 1")
 
-        assert meaning(error, tx) == "lost"
+        assert classify(error, tx) == "lost"
 
 
 async def test_a_transaction_that_was_idle_for_too_long(database_url: str, tx: Connection) -> None:
@@ -65,7 +65,7 @@ async def test_a_transaction_that_was_idle_for_too_long(database_url: str, tx: C
         await until(lambda: are_there(tx, []), 10, "its session has ended")
         error = await failing(idle, "select 1")
 
-        assert (error.sqlstate, meaning(error), meaning(error, idle)) == ("25P03", "lost", "lost")
+        assert (error.sqlstate, classify(error), classify(error, idle)) == ("25P03", "lost", "lost")
 
 
 async def test_whose_sessions_are_ended(database_url: str, tx: Connection) -> None:
@@ -79,13 +79,13 @@ async def test_whose_sessions_are_ended(database_url: str, tx: Connection) -> No
             stack.push_async_callback(connection.close)
         left = {*others, *names}
 
-        assert await end_sessions(tx, job, attempt=2, lane=1) == 1
+        assert await end_sessions(tx, job, attempt=2, loader=1) == 1
         left -= {f"rollcall:{job}:2:1"}
-        await until(lambda: are_there(tx, left), 10, "one Lane's is gone")
+        await until(lambda: are_there(tx, left), 10, "one loader's is gone")
 
         assert await end_sessions(tx, job, attempt=2) == 3
         left -= {f"rollcall:{job}:{end}" for end in ("1:0", "1:11", "2:10")}
-        await until(lambda: are_there(tx, left), 10, "all Lanes' are gone")
+        await until(lambda: are_there(tx, left), 10, "all loaders' are gone")
 
 
 async def are_there(tx: Connection, names: Collection[str]) -> bool:

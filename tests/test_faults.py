@@ -28,8 +28,9 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
-from rollcall import database, embedded, imports, lane, migrations, sweep, worker, workers
+from rollcall import database, embedded, imports, migrations, sweep, worker, workers
 from rollcall.database import Connection, connect
+from rollcall.loading import loader
 from service import objects, served
 
 LONG = "ROLLCALL_LONG" in os.environ
@@ -51,7 +52,7 @@ def server(bin_dir: Path | None) -> Iterator[embedded.Server]:
 
 @pytest.fixture
 async def place(server: embedded.Server, tmp_path: Path) -> AsyncIterator[Site]:
-    """Every Share takes a tenth of a second."""
+    """Every batch takes a tenth of a second."""
     server.start()
     name = f"faults_{uuid4().hex}"
     async with await psycopg.AsyncConnection.connect(server.url, dbname="postgres", autocommit=True) as tx:
@@ -107,12 +108,12 @@ async def in_mid_copy(place: Site) -> bool:
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("harm", ["fast", "immediate", "postmaster", "backend"])
 async def test_postgres_goes_down_and_comes_up(server: embedded.Server, place: Site, harm: Harm) -> None:
-    """While a Lane copies, and while everybody waits."""
+    """While a loader copies, and while everybody waits."""
     files = [File("crm", edition, 700) for edition in range(2)]
     async with watched(place):
         first = await place.post("crm", files[0].csv())
-        await until(lambda: place.shares(first, at_least=2), 20, "two Shares are committed")
-        await until(lambda: in_mid_copy(place), 10, "a Lane copies")
+        await until(lambda: place.shares(first, at_least=2), 20, "two batches are committed")
+        await until(lambda: in_mid_copy(place), 10, "a loader copies")
         await strike(server, place, harm)
         job = await place.final(first)
         assert (job.state, job.attempt, job.crashes) == ("succeeded", 1, 0)
@@ -167,7 +168,7 @@ async def test_postgres_is_away(server: embedded.Server, place: Site, monkeypatc
     file, later = File("crm", 0, 700), File("crm", 1, 300)
     async with served(place.url, place.folder) as client, watched(place):
         first = UUID((await client.post("/import", content=file.csv(), headers=HEADERS)).json()["jobId"])
-        await until(lambda: place.shares(first, at_least=2), 20, "two Shares are committed")
+        await until(lambda: place.shares(first, at_least=2), 20, "two batches are committed")
         stored = objects(place.folder)
 
         await asyncio.to_thread(server.stop)
@@ -270,8 +271,8 @@ async def test_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
-    monkeypatch.setattr(lane, "FULL_PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(lane, "REST_SECONDS", 0.2)
+    monkeypatch.setattr(loader, "FULL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.2)
     file = File("crm", 0, 1500)
     mount = server.home / "small"
     with small_disk(mount, "4m", owner=(server.home / "data").stat().st_uid) as disk, capture_logs() as logs:
@@ -290,7 +291,7 @@ async def test_the_disk_of_postgres_is_full(
                 await until(tried, 20, "it was given back twice")
                 job = await place.show(job_id)
                 assert (job.state, job.crashes, job.error_code) == ("running", 0, "DATABASE_FULL")
-                assert {line["sqlstate"] for line in logs if line["event"] == "lane.again"} == {"53100"}
+                assert {line["sqlstate"] for line in logs if line["event"] == "loader.again"} == {"53100"}
                 ballast.unlink()
                 job = await place.final(job_id)
                 assert (job.state, job.error_code) == ("succeeded", None)
@@ -307,7 +308,7 @@ async def test_somebody_locks_the_contacts(place: Site) -> None:
     with capture_logs() as logs:
         async with await connect(place.url, "test", idle_seconds=300) as other, watched(place):
             job_id = await place.post("crm", file.csv())
-            await until(lambda: place.shares(job_id, at_least=2), 20, "two Shares are committed")
+            await until(lambda: place.shares(job_id, at_least=2), 20, "two batches are committed")
             async with other.transaction():
                 await other.execute("lock table public.contacts in access exclusive mode")
                 before = await place.shares(job_id)
@@ -323,5 +324,5 @@ async def test_somebody_locks_the_contacts(place: Site) -> None:
                 assert await place.shares(job_id) == before
             job = await place.final(job_id)
     assert (job.state, job.attempt, job.crashes) == ("succeeded", 1, 0)
-    assert "55P03" in {line["sqlstate"] for line in logs if line["event"] == "lane.again"}
+    assert "55P03" in {line["sqlstate"] for line in logs if line["event"] == "loader.again"}
     await assert_sound(place, {job_id: file})

@@ -21,8 +21,9 @@ from faults.harness import Site, part_records, site
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
 from faults.store import FaultyStore
-from rollcall import database, lane, worker
+from rollcall import database, worker
 from rollcall.database import Database
+from rollcall.loading import loader
 from rollcall.options import Options
 from rollcall.receive import receive
 
@@ -57,7 +58,7 @@ async def place(
     """Parts are small here, and workers impatient."""
     for name in ("BEAT_SECONDS", "STALE_SECONDS", "GRACE_SECONDS"):
         monkeypatch.setattr(worker, name, getattr(worker, name) / HASTE)
-    monkeypatch.setattr(lane, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.1)
     monkeypatch.setattr(database, "ANSWER_SECONDS", 1.5)  # longer than anybody waits for a lock
     monkeypatch.setitem(database.SOCKET, "connect_timeout", 2)
     with part_records(RECORDS):

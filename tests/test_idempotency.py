@@ -123,7 +123,7 @@ async def test_a_key_is_a_text_of_255_characters(client: httpx.AsyncClient, data
     problem(await client.post("/import", content=CSV, headers=twice), 400, "INVALID_INPUT")
     longest = httpx.Headers({**STREAM, "Idempotency-Key": "é" * 255}, encoding="utf-8")
     assert (await client.post("/import", content=CSV, headers=longest)).status_code == 200
-    assert rows(database_url, "select length(request_key) from rollcall.uploads") == [(255,)]
+    assert rows(database_url, "select length(idempotency_key) from rollcall.uploads") == [(255,)]
 
 
 async def test_a_key_is_kept_for_a_day(client: httpx.AsyncClient, database_url: str) -> None:

@@ -145,13 +145,13 @@ async def test_a_lost_report_is_made_again(place: Site) -> None:
         await own.report(alive)
         await own.report(alive)
         second = await workers.figures(alive)
-    assert first["rollcall_takeovers", "stale"] == telemetry.work()["rollcall_takeovers", "stale"] - 1
+    assert first["rollcall_takeovers", "stale"] == telemetry.worker_counters()["rollcall_takeovers", "stale"] - 1
     assert second["rollcall_takeovers", "stale"] == first["rollcall_takeovers", "stale"] + 1
 
 
 async def test_retries_are_counted_by_their_reason(database_url: str, tmp_path: Path) -> None:
     def lost() -> float:
-        return telemetry.work()["rollcall_retries", "lost"]
+        return telemetry.worker_counters()["rollcall_retries", "lost"]
 
     async with proxy(database_url) as before, site(database_url, tmp_path, through=before.url) as place:
         left = 2

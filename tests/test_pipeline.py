@@ -38,7 +38,7 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 @pytest.fixture
 def slowly(database_url: str) -> None:
-    """Every Share takes a third of a second."""
+    """Every batch takes a third of a second."""
     asyncio.run(oracle.instrument(database_url, slow=0.1))
 
 
@@ -237,17 +237,17 @@ async def stop_after_one_part(place: Site) -> Import:
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-async def test_goes_on_where_each_lane_is(place: Site, lost: int) -> None:
-    """One Lane's last Share is missing: it is loaded, and nothing of the other Lane again."""
+async def test_goes_on_where_each_loader_is(place: Site, lost: int) -> None:
+    """One loader's last batch is missing: it is loaded, and nothing of the other loader again."""
     await oracle.instrument(place.url)
     await place.post("crm", FILE.csv())
     job = await stop_after_one_part(place)
-    await place.query("delete from rollcall.import_parts where lane = %s", lost)
+    await place.query("delete from rollcall.import_parts where loader = %s", lost)
     if lost == 0:
         await place.query("delete from rollcall.rejects")
     await place.query(
         """delete from public.contacts c using rollcall.imports i
-            where (c.email >= (i.plan->'lanes'->>1))::int = %s""",
+            where (c.email >= (i.plan->'loaders'->>1))::int = %s""",
         lost,
     )
 
@@ -291,11 +291,11 @@ async def test_parts_may_be_cut_otherwise_on_the_way(place: Site) -> None:
 @pytest.mark.usefixtures("slowly")
 @pytest.mark.parametrize("shares", [0, 1, 3])
 async def test_nothing_is_committed_after_a_cancel_has_returned(place: Site, shares: int) -> None:
-    """Cancelled while Shares are under way, some of them just about to commit."""
+    """Cancelled while batches are under way, some of them just about to commit."""
     job_id = await place.post("crm", FILE.csv())
     carrying = asyncio.create_task(place.carry(await place.claim()))
     if shares:
-        await until(lambda: place.shares(job_id, at_least=shares), 20, f"{shares} Shares are committed")
+        await until(lambda: place.shares(job_id, at_least=shares), 20, f"{shares} batches are committed")
 
     await control.cancel(place.database, job_id)
     cancelled = await place.show(job_id)
@@ -313,10 +313,10 @@ async def test_nothing_is_committed_after_a_cancel_has_returned(place: Site, sha
 
 
 @pytest.mark.usefixtures("slowly")
-async def test_many_cancels_at_once_while_shares_commit(place: Site) -> None:
+async def test_many_cancels_at_once_while_batches_commit(place: Site) -> None:
     job_id = await place.post("crm", FILE.csv())
     carrying = asyncio.create_task(place.carry(await place.claim()))
-    await until(lambda: place.shares(job_id, at_least=1), 20, "a Share is committed")
+    await until(lambda: place.shares(job_id, at_least=1), 20, "a batch is committed")
 
     await asyncio.gather(*(control.cancel(place.database, job_id) for _ in range(4)))
 
@@ -327,7 +327,7 @@ async def test_many_cancels_at_once_while_shares_commit(place: Site) -> None:
     assert states.count(("cancelled",)) == 1
 
 
-async def test_cancel_of_a_frozen_share(database_url: str, tmp_path: Path) -> None:
+async def test_cancel_of_a_frozen_batch(database_url: str, tmp_path: Path) -> None:
     """Nobody says COMMIT, and nobody dials again: the sessions are ended after a second."""
     frozen, go_on = set(), asyncio.Event()
 
@@ -347,7 +347,7 @@ async def test_cancel_of_a_frozen_share(database_url: str, tmp_path: Path) -> No
             async def both() -> bool:
                 return len(frozen) == 2
 
-            await until(both, 10, "both Lanes are frozen")
+            await until(both, 10, "both loaders are frozen")
 
             await asyncio.wait_for(control.cancel(direct, job_id), 10)  # Postgres bears with them for 30 s
 
@@ -357,8 +357,8 @@ async def test_cancel_of_a_frozen_share(database_url: str, tmp_path: Path) -> No
     assert await contacts(place) == {}
 
 
-async def test_cancel_counts_the_share_that_it_waited_for(database_url: str, tmp_path: Path) -> None:
-    """It begins while the only Share under way is about to commit."""
+async def test_cancel_counts_the_batch_that_it_waited_for(database_url: str, tmp_path: Path) -> None:
+    """It begins while the only batch under way is about to commit."""
     about_to, commit, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def judge(link: Link, data: bytes) -> Judgement:
@@ -388,21 +388,21 @@ async def test_cancel_counts_the_share_that_it_waited_for(database_url: str, tmp
     await assert_counts_are_the_ledgers(place, job)
 
 
-async def test_cancel_while_there_is_always_a_share_under_way(database_url: str, tmp_path: Path) -> None:
-    """A Lane commits only when the other one is in its next Share, by turns: each is let in before who waits."""
+async def test_cancel_while_there_is_always_a_batch_under_way(database_url: str, tmp_path: Path) -> None:
+    """A loader commits only when the other one is in its next batch, by turns: each is let in before who waits."""
     await oracle.instrument(database_url, slow=0.01)
     entered = {"0": 0, "1": 0}
     turns: dict[tuple[str, int], asyncio.Event] = {}
 
     def judge(link: Link, data: bytes) -> Judgement:
-        lane, other = link.name[-1], "1" if link.name[-1] == "0" else "0"
+        loader, other = link.name[-1], "1" if link.name[-1] == "0" else "0"
         if not link.name.endswith((":1:0", ":1:1")):
             return "pass"
         if b"insert into rollcall.import_parts" in data:  # the fence has let it in
-            entered[lane] += 1
-            turns.setdefault((lane, entered[lane]), asyncio.Event()).set()
+            entered[loader] += 1
+            turns.setdefault((loader, entered[loader]), asyncio.Event()).set()
         if b"COMMIT\0" in data:
-            return turns.setdefault((other, entered[lane] + int(lane)), asyncio.Event())
+            return turns.setdefault((other, entered[loader] + int(loader)), asyncio.Event())
         return "pass"
 
     with part_records(10):

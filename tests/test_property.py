@@ -95,7 +95,7 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     compression=compressions,
     sizes=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     rows=st.sampled_from([-1, 5, 100]),
-    lanes=st.integers(1, 4),
+    loaders=st.integers(1, 4),
     room=st.sampled_from([1, 3, 100]),
     how=st.sampled_from(["once", "twice", "halves", "interrupted"]),
 )
@@ -106,7 +106,7 @@ async def test_account_and_contacts(
     compression: str,
     sizes: tuple[int, int],
     rows: int,
-    lanes: int,
+    loaders: int,
     room: int,
     how: str,
 ) -> None:
@@ -119,7 +119,7 @@ async def test_account_and_contacts(
         rejected = model(expected, each)
 
         await place.post(source, written(each, form, compression))
-        job = await carry(place, sizes, rows, lanes, room, interrupted=how == "interrupted")
+        job = await carry(place, sizes, rows, loaders, room, interrupted=how == "interrupted")
 
         counts = job.counts
         assert (job.state, job.total, counts.read) == ("succeeded", len(each), len(each))
@@ -134,20 +134,22 @@ async def test_account_and_contacts(
     assert {email: (name, attributes) for email, name, attributes in there} == expected
 
 
-async def carry(place: Site, sizes: tuple[int, int], rows: int, lanes: int, room: int, *, interrupted: bool) -> Import:
+async def carry(
+    place: Site, sizes: tuple[int, int], rows: int, loaders: int, room: int, *, interrupted: bool
+) -> Import:
     """Carry the next import with Parts of one size; interrupted, let go after a Part, and go on with the other size.
 
-    `rows`: Parts that have so many make one Share. `room`: for so many Rejects.
+    `rows`: Parts that have so many make one batch. `room`: for so many Rejects.
     """
     job = await place.claim()
     if interrupted:
         draining = asyncio.Event()
         draining.set()
         with part_records(sizes[1], rows):
-            job = await place.carry(job, lanes=lanes, draining=draining, rejects_max=room)
+            job = await place.carry(job, loaders=loaders, draining=draining, rejects_max=room)
         if job.state == "succeeded":
             return job
         assert (job.state, job.worker) == ("running", None)
         job = await place.take(job.id)
     with part_records(sizes[0], rows):
-        return await place.carry(job, lanes=lanes, rejects_max=room)
+        return await place.carry(job, loaders=loaders, rejects_max=room)

@@ -202,7 +202,7 @@ async def test_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
             await append_what_comes(database, store, upload, breaking(BODY[at:end]), segment_bytes=segment_bytes)
         assert await stored(database, tmp_path, upload.id, end) == BODY[:end]
         async with database.session() as tx:
-            await uploads.announce(tx, upload.id, 240_000 + end, "killed")
+            await uploads.begin_segment(tx, upload.id, 240_000 + end, "killed")
         upload = await resume(database, store, upload.id)
     await append_what_comes(database, store, upload, pieces(BODY[240_000:]), segment_bytes=segment_bytes)
     assert upload.sha256 is None

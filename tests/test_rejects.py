@@ -19,7 +19,7 @@ from faults.proxy import Harm, Link, proxy
 from rollcall import control
 from rollcall.imports import Import
 from rollcall.records import inspect, parts
-from rollcall.telemetry import work
+from rollcall.telemetry import worker_counters
 
 BROKEN = [
     b"Ann,nowhere,1",
@@ -139,7 +139,7 @@ async def test_more_room_on_the_way_leaves_no_gap(place: Site) -> None:
 
 
 async def test_a_ledger_that_goes_back_takes_its_rejects_along(database_url: str, tmp_path: Path) -> None:
-    """As a crash of Postgres does it, here at the third commit of the Lane that writes them: it rewinds."""
+    """As a crash of Postgres does it, here at the third commit of the loader that writes them: it rewinds."""
     commits = 0
 
     def judge(link: Link, data: bytes) -> Harm:
@@ -150,19 +150,19 @@ async def test_a_ledger_that_goes_back_takes_its_rejects_along(database_url: str
         if commits != 3:
             return "pass"
         with psycopg.connect(database_url) as connection:
-            last = "(select max(first) from rollcall.import_parts where lane = 0)"
+            last = "(select max(first) from rollcall.import_parts where loader = 0)"
             connection.execute(f"delete from rollcall.rejects where record >= {last}".encode())
-            connection.execute(f"delete from rollcall.import_parts where lane = 0 and first = {last}".encode())
+            connection.execute(f"delete from rollcall.import_parts where loader = 0 and first = {last}".encode())
         return "cut"
 
     async with proxy(database_url) as between, site(database_url, tmp_path, through=between.url) as place:
         between.judge = judge
-        rewinds = work()["rollcall_retries", "rewind"]
+        rewinds = worker_counters()["rollcall_retries", "rewind"]
         with part_records(PART_RECORDS):
             await place.post("crm", mixed())
             job = await place.carry(await place.claim(), rejects_max=ROOM)
 
-    assert work()["rollcall_retries", "rewind"] == rewinds + 1
+    assert worker_counters()["rollcall_retries", "rewind"] == rewinds + 1
     assert (job.state, job.attempt, job.rejected) == ("succeeded", 1, COUNT // 3)
     assert await stored(place, job) == found(mixed())[:ROOM]
     assert job.by_code == codes(mixed())

@@ -87,7 +87,7 @@ async def test_another_reader_begins_anew_when_nothing_is_committed(place: Site)
     job_id = await place.post("crm", GOOD)
     await place.claim()
     await control.cancel(place.database, job_id)
-    await place.query("update rollcall.imports set plan = %s", '{"reader": 0, "lanes": ["", "m"]}')
+    await place.query("update rollcall.imports set plan = %s", '{"reader": 0, "loaders": ["", "m"]}')
 
     await place.retry(job_id)
 
@@ -115,14 +115,14 @@ async def test_a_file_that_was_deleted_is_to_be_sent_again(place: Site) -> None:
 
 
 async def test_what_is_committed_while_it_waits_counts(place: Site) -> None:
-    """Somebody else retried it first, loaded a Share and failed again, just as this one looks."""
+    """Somebody else retried it first, loaded a batch and failed again, just as this one looks."""
     await place.load("crm", BAD, onInvalid="fail")
     (job_id,) = (await place.query("select id from rollcall.imports"))[0]
     async with await connect(place.url, "test") as other:
         async with other.transaction():
             await other.execute("update rollcall.imports set attempt = attempt + 1")
             await other.execute(
-                """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position)
+                """insert into rollcall.import_parts (import_id, loader, first, last, attempt, position)
                    values (%s, 0, 1, 1, 2, 1)""",
                 (job_id,),
             )

@@ -172,8 +172,8 @@ async def test_uploads_that_never_became_whole_go_with_their_objects(place: Site
         upload_id, whole, half = new_id(), await store_object(place), new_key()
         async with await connect(place.url, "test") as tx:
             await uploads.create(tx, upload_id, Incoming())
-            await uploads.announce(tx, upload_id, 0, whole)
-            await uploads.announce(tx, upload_id, 1, half)
+            await uploads.begin_segment(tx, upload_id, 0, whole)
+            await uploads.begin_segment(tx, upload_id, 1, half)
         path = place.folder / "store" / half[:2] / f"{half}.partial"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"y")

@@ -86,8 +86,8 @@ async def held(place: Site, *, locked: bool = False) -> AsyncIterator[Import]:
         yield job
 
 
-def is_lane(link: Link, attempt: int, lane: int) -> bool:
-    return bool(re.fullmatch(f"rollcall:[0-9a-f-]{{36}}:{attempt}:{lane}", link.name))
+def is_lane(link: Link, attempt: int, loader: int) -> bool:
+    return bool(re.fullmatch(f"rollcall:[0-9a-f-]{{36}}:{attempt}:{loader}", link.name))
 
 
 async def assert_ends(place: Site, job: Import, attempt: int) -> None:
@@ -203,7 +203,7 @@ async def test_what_a_lost_connection_saw_counts_for_nothing(place: Site, betwee
 async def test_looking_takes_no_lock(place: Site) -> None:
     """It is not even tried: who looks would have the lock of whoever is gone."""
     async with held(place), await connect(place.url, "test") as tx:
-        (seen,) = await imports.look(tx, 0, [], worker.STALE_SECONDS)
+        (seen,) = await imports.list_stalled(tx, 0, [], worker.STALE_SECONDS)
         mine = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
         assert (seen.locked, await (await tx.execute(mine)).fetchall()) == (False, [(0,)])
 
@@ -234,7 +234,7 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
         async def look() -> bool:
             return str(job_id) in held_back
 
-        await until(look, 10, "one of its Shares is held back")
+        await until(look, 10, "one of its batches is held back")
 
     async with held(place) as job:
         await place.query("update rollcall.imports set crashes = 2")
@@ -267,7 +267,7 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
 async def test_a_worker_without_its_control_connection(
     place: Site, between: Proxy, aside: psycopg.Connection[Any], harm: Harm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is gone, or half open; and dialling is refused twice: the Lanes go on, and another worker waits.
+    """It is gone, or half open; and dialling is refused twice: the loaders go on, and another worker waits.
 
     Back again, the worker has its lock, even if its old session held it, and has beaten, before it looks and claims.
     """
@@ -279,7 +279,7 @@ async def test_a_worker_without_its_control_connection(
     seen: list[tuple[bool, Any]] = []
 
     def shares() -> int:
-        row = aside.execute("select count(*) from rollcall.import_parts where lane = 0").fetchone()
+        row = aside.execute("select count(*) from rollcall.import_parts where loader = 0").fetchone()
         return row[0] if row else 0
 
     def judge(link: Link, data: bytes) -> Judgement:
@@ -336,8 +336,8 @@ async def test_the_lock_is_there_before_the_first_claim(
     assert locks[0] == 1
 
 
-async def test_while_a_share_waits_for_its_commit(place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the import's row: the worker beats all the same, and the other Lane commits."""
+async def test_while_a_batch_waits_for_its_commit(place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the import's row: the worker beats all the same, and the other loader commits."""
     monkeypatch.setattr(worker, "BEAT_SECONDS", 0.1)
     waits, go_on = asyncio.Event(), asyncio.Event()
 
@@ -350,7 +350,7 @@ async def test_while_a_share_waits_for_its_commit(place: Site, between: Proxy, m
     between.judge = judge
     job_id = await place.post(FILE.source, FILE.csv())
     async with working(place, between.url):
-        await until(lambda: place.shares(job_id, at_least=2), 10, "the other Lane has committed twice")
+        await until(lambda: place.shares(job_id, at_least=2), 10, "the other loader has committed twice")
         for _ in range(3):
             since = (await place.query("select max(beat) from rollcall.workers"))[0][0]
             await until(lambda: beaten(place, since), 10, "the worker has beaten")  # noqa: B023
@@ -395,7 +395,7 @@ async def test_one_statement_is_all(place: Site, between: Proxy, word: bytes, th
             job_id = await place.post(FILE.source, FILE.csv())
         stop = await stack.enter_async_context(working(place, between.url))
         if word == RELEASE:
-            await until(lambda: place.shares(job_id, at_least=1), 10, "a Share is committed")
+            await until(lambda: place.shares(job_id, at_least=1), 10, "a batch is committed")
             stop.set()
             go_on.set()
         await asyncio.wait_for(said.wait(), 10)
@@ -435,7 +435,7 @@ async def test_the_answer_to_a_claim_is_lost(place: Site, between: Proxy) -> Non
 
 
 async def test_an_import_that_comes_back_while_its_old_attempt_still_stands(place: Site, between: Proxy) -> None:
-    """Cancelled and retried, it is claimed by the very worker whose Lane has not found out yet; who then does."""
+    """Cancelled and retried, it is claimed by the very worker whose loader has not found out yet; who then does."""
     old, new = asyncio.Event(), asyncio.Event()
     shares = commits = looks = takes = 0
 
@@ -458,7 +458,7 @@ async def test_an_import_that_comes_back_while_its_old_attempt_still_stands(plac
     job_id = await place.post(FILE.source, FILE.csv())
     with capture_logs() as logs:
         async with working(place, between.url):
-            await until(before_its_fence, 10, "a Lane is held back before its fence")
+            await until(before_its_fence, 10, "a loader is held back before its fence")
             await control.cancel(place.database, job_id)
             await place.retry(job_id)
             await until(lambda: place.shares(job_id, attempt=2), 10, "it has begun again")

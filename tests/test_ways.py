@@ -76,7 +76,7 @@ async def test_another_key_of_theirs_that_a_contact_breaks(place: Site, database
     await asyncio.to_thread(_run, database_url, "create unique index on public.contacts (source, name)")
 
     await place.post("crm", b"name,email\nAnn,a@x.org\nAnn,c@x.org\n")
-    job = await place.carry(await place.claim(), lanes=1)
+    job = await place.carry(await place.claim(), loaders=1)
 
     assert (job.state, job.error_code, job.read) == ("failed", "IMPORT_FAILED", 0)
 

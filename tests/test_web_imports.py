@@ -51,7 +51,7 @@ def execute(database_url: str, statement: str) -> None:
 
 
 RUN = "update rollcall.imports set state = 'running', attempt = 1, started_at = created_at - interval '10 s'"
-LOAD = """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position, read, created, rejected,
+LOAD = """insert into rollcall.import_parts (import_id, loader, first, last, attempt, position, read, created, rejected,
                                              by_code)
           select id, 0, 1, 3, 1, bytes_total / 2, 3, 2, 1, '{"email_invalid": 1}' from rollcall.imports"""
 

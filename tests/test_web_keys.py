@@ -154,7 +154,7 @@ async def two_sources(database_url: str, folder: Path, **settings: Any) -> Async
             for job_id, source in zip(ids, "ab", strict=True):
                 connection.execute(
                     """insert into rollcall.import_parts
-                         (import_id, lane, first, last, attempt, position, read, rejected, by_code)
+                         (import_id, loader, first, last, attempt, position, read, rejected, by_code)
                        values (%s, 0, 1, 2, 1, 1, 1, 1, '{"email_invalid": 1}')""",
                     (job_id,),
                 )

@@ -54,7 +54,7 @@ async def reject(client: httpx.AsyncClient, database_url: str, raws: list[bytes]
         )
         connection.execute(
             """insert into rollcall.import_parts
-                 (import_id, lane, first, last, attempt, position, read, rejected, by_code)
+                 (import_id, loader, first, last, attempt, position, read, rejected, by_code)
                values (%(id)s, 0, 1, %(count)s + 1, 1, 1, %(count)s, %(count)s, %(by_code)s)""",
             values,
         )
@@ -231,13 +231,13 @@ async def test_an_import_that_runs_has_those_of_its_ledger(place: Site, database
     assert (shown["total"], shown["stored"]) == (job.rejected, 30) == (50, 30)
 
 
-async def test_a_share_that_commits_between_two_looks(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_a_batch_that_commits_between_two_looks(place: Site, database_url: str, tmp_path: Path) -> None:
     """What the ledger did not have at the first look is in neither number, and not in the file."""
     path = await load(place, "a", COUNT, half_bad())
     await place.query("update rollcall.rejects set record = record + 1000 where record > 800")
     await place.query(
         """update rollcall.import_parts set read = read - rejected, rejected = 0, by_code = '{}'
-            where lane = 0 and first > 800"""
+            where loader = 0 and first > 800"""
     )
     async with served(database_url, tmp_path) as client:
         shown = (await client.get(path)).json()
@@ -294,7 +294,7 @@ async def test_a_file_that_would_be_short_breaks_off(place: Site, database_url: 
     path = await load(place, "a", STORED, half_bad())
     await place.query(
         """update rollcall.import_parts set read = read + 1, rejected = rejected + 1,
-                  by_code = by_code || jsonb_build_object('required', 1) where lane = 0 and first = 1"""
+                  by_code = by_code || jsonb_build_object('required', 1) where loader = 0 and first = 1"""
     )
     async with (
         listening(database_url, tmp_path) as port,

@@ -19,9 +19,10 @@ from faults import oracle
 from faults.harness import Site, Worker, part_records, site, until
 from faults.oracle import File
 from faults.proxy import proxy
-from rollcall import imports, lane, worker
+from rollcall import imports, worker
 from rollcall.database import connect
 from rollcall.imports import CRASHES_MAX, Import
+from rollcall.loading import loader
 
 LONG = "ROLLCALL_LONG" in os.environ
 HASTE = 1.0 if LONG else 10.0
@@ -31,7 +32,7 @@ FILE = File("crm", 0, 1200)
 
 @pytest.fixture
 async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """Every Share takes a fifth of a second."""
+    """Every batch takes a fifth of a second."""
     await oracle.instrument(database_url, slow=0.07)
     async with site(database_url, tmp_path) as here:
         yield here
@@ -52,7 +53,7 @@ async def at_work(place: Site, *workers: Worker) -> tuple[Worker, UUID]:
     """Post the file; the one of these workers that is in the middle of it, and the import."""
     numbers = {await process.number(): process for process in workers}
     job_id = await place.post(FILE.source, FILE.csv())
-    await until(lambda: place.shares(job_id, at_least=2), 20, "two Shares are committed")
+    await until(lambda: place.shares(job_id, at_least=2), 20, "two batches are committed")
     job = await place.show(job_id)
     assert job.worker is not None
     return numbers[job.worker], job_id
@@ -79,7 +80,7 @@ async def test_killed_at_random_moments(place: Site, seed: int) -> None:
             job = await running(place, job_id, attempt=attempt + 1)
             assert job.state == "running"
             if job.crashes >= 2:
-                await until(lambda: place.shares(job_id, attempt=job.attempt), 30, "a Share is committed")  # noqa: B023
+                await until(lambda: place.shares(job_id, attempt=job.attempt), 30, "a batch is committed")  # noqa: B023
             await asyncio.sleep(chance.uniform(0, 0.5))
             attempt = job.attempt
             assert job.worker is not None
@@ -93,7 +94,7 @@ async def test_killed_at_random_moments(place: Site, seed: int) -> None:
     assert await oracle.violations(place.url, {job_id: file}) == []
 
 
-async def test_four_lost_attempts_without_a_share_end_an_import(place: Site) -> None:
+async def test_four_lost_attempts_without_a_batch_end_an_import(place: Site) -> None:
     job_id = await place.post(FILE.source, FILE.csv())
     job = await place.claim()
 
@@ -109,7 +110,7 @@ async def test_four_lost_attempts_without_a_share_end_an_import(place: Site) -> 
     assert await oracle.violations(place.url, {job_id: FILE}) == []
 
 
-async def test_a_share_makes_the_count_begin_again(place: Site) -> None:
+async def test_a_batch_makes_the_count_begin_again(place: Site) -> None:
     await place.post(FILE.source, FILE.csv())
     job = await place.claim()
     for _ in range(CRASHES_MAX - 1):
@@ -171,7 +172,7 @@ async def test_frozen_in_the_middle(place: Site) -> None:
 
 @pytest.mark.long
 async def test_control_connections_come_and_go(place: Site) -> None:
-    """The Lanes of a worker go on, and nobody takes its import: it dials again within the second that others wait."""
+    """The loaders of a worker go on, and nobody takes its import: it dials again within the second that others wait."""
     with place.worker() as one, place.worker() as two:
         _, job_id = await at_work(place, one, two)
         for count in range(2, 4):
@@ -250,7 +251,7 @@ async def test_sigterm_while_the_database_is_away(place: Site) -> None:
 @pytest.fixture
 async def in_process(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A worker in this process that rests a little, where others rest long."""
-    monkeypatch.setattr(lane, "REST_SECONDS", 0.5)
+    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.5)
     stop = asyncio.Event()
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))
     yield
@@ -260,11 +261,11 @@ async def in_process(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 @pytest.mark.usefixtures("in_process")
 async def test_a_small_file_takes_one_connection(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "ONE_LANE_BYTES", 1000)
-    for count, lanes in ((10, 1), (1000, 2)):
+    monkeypatch.setattr(worker, "ONE_LOADER_BYTES", 1000)
+    for count, loaders in ((10, 1), (1000, 2)):
         file = File("crm", 0, count)
         job = await place.final(await place.post(file.source, file.csv()))
-        assert (job.state, job.plan and len(job.plan["lanes"])) == ("succeeded", lanes)
+        assert (job.state, job.plan and len(job.plan["loaders"])) == ("succeeded", loaders)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -282,7 +283,7 @@ async def test_a_store_that_is_away(place: Site) -> None:
     job = await running(place, job_id, attempt=4)
 
     assert (job.state, job.error_code) == ("running", "STORE_UNAVAILABLE")
-    assert time.monotonic() - began > 2.5 * lane.REST_SECONDS
+    assert time.monotonic() - began > 2.5 * loader.BACK_OFF_SECONDS
     kept.replace(stored)
 
     assert (await place.final(job_id)).state == "succeeded"

@@ -18,9 +18,9 @@ from rollcall.database import Database
 from rollcall.receive import Limits
 from rollcall.settings import Settings
 from rollcall.storage import open_store
-from rollcall.web import Service, answers, contacts, health, imports, intake, metrics, rejects
-from rollcall.web.gate import Gate
-from rollcall.web.wire import Connection
+from rollcall.web import Service, contacts, health, imports, metrics, post_import, rejects, responses
+from rollcall.web.auth import Authentication
+from rollcall.web.http_protocol import Connection
 
 GRACE_SECONDS = 8
 """After SIGTERM: what a request under way is given until it is cancelled."""
@@ -41,7 +41,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
                 limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
             )
             yield
-            await answers.come_to_an_end(app, CLEANUP_SECONDS)
+            await responses.wait_for_requests(app, CLEANUP_SECONDS)
 
     app = FastAPI(
         title="Rollcall",
@@ -51,9 +51,9 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # the Location would be made of the Host that the client names
     )
-    app.add_middleware(Gate, closed=not settings.loopback)
-    answers.install(app)
-    for resource in (intake, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
+    app.add_middleware(Authentication, closed=not settings.loopback)
+    responses.install(app)
+    for resource in (post_import, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
         app.include_router(resource.router)
     return app
 

@@ -1,6 +1,6 @@
 """Contacts: the ways in (merge; add, for what is new), and the way to look at them.
 
-A Share's folded rows travel as binary COPY into a temporary table. One statement finds those that are contacts already,
+A batch's folded rows travel as binary COPY into a temporary table. One statement finds those that are contacts already,
 changes what differs and says which are missing; those are copied into `contacts`. Counts come from returned rows, never
 from a row count of `contacts`; no constraint's name and no unique id is relied on.
 """
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from psycopg.rows import class_row
 
-from rollcall import copying
-from rollcall.copying import Column
+from rollcall import binary_copy
+from rollcall.binary_copy import Column
 from rollcall.database import Connection
 
 COLUMNS: LiteralString = "id, name, email, source, attributes, imported_at, import_id, record"
@@ -58,19 +58,19 @@ insert into public.contacts ({COLUMNS}) select {COLUMNS} from incoming order by 
     on conflict (source, email) do nothing returning record
 """
 BY_INDEX: LiteralString = "set local enable_hashjoin = off; set local enable_mergejoin = off"
-"""Planned without these, the statement reads all of `contacts` for every Share, until there are millions of them."""
+"""Planned without these, the statement reads all of `contacts` for every batch, until there are millions of them."""
 ENCODED_ROWS = 8192
 """How many are encoded into one piece of memory: large pieces cost more than many."""
 POSTGRES_EPOCH = 946_684_800
 
 
-class Contended(Exception):
-    """Somebody else wrote these contacts just now: the Share has to be tried again."""
+class ConcurrentWrite(Exception):
+    """Somebody else wrote these contacts just now: the batch has to be tried again."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a Share's folded rows."""
+    """What became of a batch's folded rows."""
 
     created: int
     updated: int
@@ -94,17 +94,17 @@ class Contact:
 
 
 class Ids:
-    """UUIDv7s of one Lane: the time, the Lane's number, then rising. So two Lanes hardly meet on an index page, and
-    take turns in adding to the end of the index, which is the cheapest place."""
+    """UUIDv7s of one loader: the time, the loader's number, then rising. So two loaders hardly meet on an index page,
+    and take turns in adding to the end of the index, which is the cheapest place."""
 
-    def __init__(self, lane: int) -> None:
-        self._lane = lane
+    def __init__(self, loader: int) -> None:
+        self._loader = loader
         self._low = (2 << 62) | (int.from_bytes(os.urandom(6), "big") << 12)
 
     def take(self, count: int) -> bytes:
         """`count` ids, 16 bytes each."""
         pairs = np.empty((count, 2), ">u8")
-        pairs[:, 0] = (time.time_ns() // 1_000_000 << 16) | (7 << 12) | self._lane
+        pairs[:, 0] = (time.time_ns() // 1_000_000 << 16) | (7 << 12) | self._loader
         pairs[:, 1] = np.arange(count, dtype=np.uint64) + np.uint64(self._low)
         self._low += count
         return pairs.tobytes()
@@ -134,15 +134,15 @@ def encode(rows: pa.Table, ids: Ids, *, source: str, import_id: UUID) -> Rows:
     now = _timestamp(datetime.now(UTC))
     some = [rows.slice(at, ENCODED_ROWS) for at in range(0, rows.num_rows, ENCODED_ROWS)]
     encoded = [
-        copying.rows(
-            copying.fixed(ids.take(piece.num_rows), 16),
-            copying.text(piece["name"]),
-            copying.text(piece["email"]),
-            copying.constant(source.encode()),
-            copying.jsonb(piece["attributes"]),
-            copying.constant(now),
-            copying.constant(import_id.bytes),
-            copying.int8(piece["record"]),
+        binary_copy.rows(
+            binary_copy.fixed(ids.take(piece.num_rows), 16),
+            binary_copy.text(piece["name"]),
+            binary_copy.text(piece["email"]),
+            binary_copy.constant(source.encode()),
+            binary_copy.jsonb(piece["attributes"]),
+            binary_copy.constant(now),
+            binary_copy.constant(import_id.bytes),
+            binary_copy.int8(piece["record"]),
         )
         for piece in some
     ]
@@ -154,23 +154,23 @@ async def prepare(tx: Connection) -> None:
     await tx.execute(TEMPORARY)
 
 
-async def vacant(tx: Connection, source: str) -> bool:
+async def source_is_empty(tx: Connection, source: str) -> bool:
     """Whether there is no contact of this Source; asked so that the index answers, however many others there are."""
     cursor = await tx.execute("select 1 from public.contacts where source = %s order by email limit 1", (source,))
     return await cursor.fetchone() is None
 
 
-async def add(tx: Connection, rows: Rows) -> None:
+async def insert_new(tx: Connection, rows: Rows) -> None:
     """Bring rows in that are new: two thirds of the work of `merge`. Raises UniqueViolation when one is not."""
     await _copy(tx, "public.contacts", rows)
 
 
-async def merge(tx: Connection, rows: Rows, *, update: bool, alone: bool) -> Outcome:
+async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool) -> Outcome:
     """Bring rows in: new values win, blanks never erase, attributes merge; or, without `update`, the contact that is
     there stays. A row that this very import wrote is a duplicate.
 
-    `alone`: nobody else is thought to write contacts of this Source; that saves a sixth of the work for what is new.
-    Raises Contended, and UniqueViolation when that thought was wrong.
+    `exclusive`: nobody else is thought to write contacts of this Source; that saves a sixth of the work for what is
+    new. Raises Contended, and UniqueViolation when that thought was wrong.
     """
     await _copy(tx, "incoming", rows)
     async with tx.cursor() as cursor:
@@ -180,14 +180,14 @@ async def merge(tx: Connection, rows: Rows, *, update: bool, alone: bool) -> Out
         assert row is not None
         own, updated, unchanged, skipped, whole, records = row
         if not whole:
-            raise Contended
+            raise ConcurrentWrite
         missing = np.frombuffer(records or b"", ">i8")
-        if len(missing) and alone:
-            await add(tx, rows.only(np.isin(rows.records, missing, assume_unique=True)))
+        if len(missing) and exclusive:
+            await insert_new(tx, rows.only(np.isin(rows.records, missing, assume_unique=True)))
         elif len(missing):
             await cursor.execute(INSERT_MISSING)
             if {record for (record,) in await cursor.fetchall()} != set(missing.tolist()):
-                raise Contended
+                raise ConcurrentWrite
     return Outcome(len(missing), updated, unchanged, skipped, own)
 
 
@@ -221,7 +221,7 @@ async def readable(tx: Connection) -> None:
 
 
 async def _copy(tx: Connection, table: LiteralString, rows: Rows) -> None:
-    await copying.copy(tx, f"copy {table} ({COLUMNS}) from stdin (format binary)", rows.encoded.chunks)
+    await binary_copy.copy(tx, f"copy {table} ({COLUMNS}) from stdin (format binary)", rows.encoded.chunks)
 
 
 def _timestamp(moment: datetime) -> bytes:

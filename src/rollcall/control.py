@@ -8,27 +8,27 @@ import psycopg
 import structlog
 
 from rollcall import imports, ledger, uploads
-from rollcall.database import Database, end_sessions, meaning
+from rollcall.database import Database, classify, end_sessions
 from rollcall.errors import ObjectMissing, ReaderChanged
-from rollcall.lane import Patience
-from rollcall.records.plan import READER
+from rollcall.loading.loader import Patience
+from rollcall.records.plan import READER_VERSION
 
 log = structlog.get_logger()
 
 
 async def cancel(database: Database, job_id: UUID) -> None:
-    """Cancel an import in whatever state it is; returns when no further Share of it can commit."""
+    """Cancel an import in whatever state it is; returns when no further batch of it can commit."""
     patience = Patience()
     while True:
         async with database.session() as tx:
             try:
                 return await imports.cancel(tx, job_id)
             except psycopg.Error as error:
-                if meaning(error, tx) != "locked" and not isinstance(error, psycopg.errors.QueryCanceled):
+                if classify(error, tx) != "locked" and not isinstance(error, psycopg.errors.QueryCanceled):
                     raise
                 await tx.rollback()
-                stands = await imports.standing(tx, job_id)
-                # Its Lanes dial again after a pause: be there before them.
+                stands = await imports.state_and_attempt(tx, job_id)
+                # Its loaders dial again after a pause: be there before them.
                 if not stands or not await end_sessions(tx, job_id, attempt=stands[1]):
                     await patience.pause(error)
 
@@ -44,7 +44,11 @@ async def retry(database: Database, job_id: UUID) -> None:
             if not await uploads.segments(tx, job.upload_id):
                 raise ObjectMissing
             plan = job.plan
-            if plan and plan["reader"] != READER and any(await ledger.positions(tx, job_id, len(plan["lanes"]))):
+            if (
+                plan
+                and plan["reader"] != READER_VERSION
+                and any(await ledger.positions(tx, job_id, len(plan["loaders"])))
+            ):
                 raise ReaderChanged
             if await imports.retry(tx, job_id):
                 log.info("import.retried", import_id=str(job_id))

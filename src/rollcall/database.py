@@ -40,7 +40,7 @@ SENDER_LOCK_CLASS = 1_380_740_205
 """First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
 ANSWER_SECONDS = 120.0
 """A pooler between may take our bytes and pass none on: no timeout of TCP or of the server ends that. The longest
-statement loads a Share, in a small part of this. Longer than `lock_timeout`, or a half-open twin is never ended."""
+statement loads a batch, in a small part of this. Longer than `lock_timeout`, or a half-open twin is never ended."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -127,9 +127,9 @@ class Database:
         except PoolTimeout as error:
             raise DatabaseDown from error
         except psycopg.Error as error:
-            if meaning(error) == "fault":
+            if classify(error) == "fault":
                 raise
-            raise down(error) from error
+            raise to_unavailable(error) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -189,10 +189,10 @@ async def _configure(connection: Connection) -> None:
     await connection.execute(SESSION, ("30s",))
 
 
-Meaning = Literal["lost", "locked", "again", "fault"]
+Retry = Literal["lost", "locked", "again", "fault"]
 
 
-def meaning(error: psycopg.Error, connection: Connection | None = None) -> Meaning:
+def classify(error: psycopg.Error, connection: Connection | None = None) -> Retry:
     """What to do about it: the one place that decides.
 
     `lost`: the connection is gone, whatever the SQLSTATE says (25P03 is no OperationalError); connect again and look.
@@ -213,13 +213,13 @@ def meaning(error: psycopg.Error, connection: Connection | None = None) -> Meani
     return "fault"
 
 
-def down(error: Exception) -> DatabaseDown | DatabaseFull:
+def to_unavailable(error: Exception) -> DatabaseDown | DatabaseFull:
     """What to say when an error that may pass has not passed."""
     return DatabaseFull() if isinstance(error, psycopg.errors.DiskFull) else DatabaseDown()
 
 
 async def asynchronous_commit(tx: Connection) -> None:
-    """The settings of a Share, the one place: do not wait for the disk at COMMIT.
+    """The settings of a batch, the one place: do not wait for the disk at COMMIT.
 
     Right on one Postgres only, where ledger and contacts share one WAL.
     """
@@ -248,8 +248,8 @@ async def lock_alone(connection: Connection, key: int) -> bool:
     return bool(row and row[0])
 
 
-async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, lane: int | None = None) -> int:
-    """End the sessions of an import up to `attempt`, of every Lane or of one; how many there were.
+async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, loader: int | None = None) -> int:
+    """End the sessions of an import up to `attempt`, of every loader or of one; how many there were.
 
     A client that is frozen in the middle of a COPY is moved by no timeout. Outside any transaction: inside one,
     pg_stat_activity stands still.
@@ -259,7 +259,7 @@ async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, la
             """select count(pg_terminate_backend(pid)) from pg_stat_activity
                 where datname = current_database() and pid <> pg_backend_pid()
                   and substring(application_name from %s)::int <= %s""",
-            (f"^rollcall:{job_id}:([0-9]{{1,9}}):{'[0-9]+' if lane is None else lane}$", attempt),
+            (f"^rollcall:{job_id}:([0-9]{{1,9}}):{'[0-9]+' if loader is None else loader}$", attempt),
         )
     ).fetchone()
     return int(row[0]) if row else 0

@@ -1,7 +1,7 @@
-"""The ledger: one row for every Share, written in the transaction that loads it. It alone says what is loaded.
+"""The ledger: one row for every batch, written in the transaction that loads it. It alone says what is loaded.
 
-A row spans the Records `first` to `last` of one Lane. A Lane goes on after its highest `last`, by Record number: how a
-file is cut into Parts may change between attempts, Record numbers never do.
+A row spans the Records `first` to `last` of one loader. A loader goes on after its highest `last`, by Record number:
+how a file is cut into Parts may change between attempts, Record numbers never do.
 """
 
 from __future__ import annotations
@@ -14,59 +14,61 @@ from psycopg.types.json import Jsonb
 from rollcall.database import Connection
 
 
-async def positions(tx: Connection, job_id: UUID, lanes: int) -> list[int]:
-    """The highest Record that each Lane has loaded; 0 where it has not begun."""
+async def positions(tx: Connection, job_id: UUID, loaders: int) -> list[int]:
+    """The highest Record that each loader has loaded; 0 where it has not begun."""
     rows = await (
         await tx.execute(
-            "select lane, max(last) from rollcall.import_parts where import_id = %s group by lane", (job_id,)
+            "select loader, max(last) from rollcall.import_parts where import_id = %s group by loader", (job_id,)
         )
     ).fetchall()
     last: dict[int, int] = dict(rows)
-    return [last.get(lane, 0) for lane in range(lanes)]
+    return [last.get(loader, 0) for loader in range(loaders)]
 
 
-async def enter(tx: Connection, job_id: UUID, lane: int, *, first: int, last: int, attempt: int, position: int) -> bool:
-    """Begin a Share; False when this very stretch has a row already (a commit whose answer was lost).
+async def enter(
+    tx: Connection, job_id: UUID, loader: int, *, first: int, last: int, attempt: int, position: int
+) -> bool:
+    """Begin a batch; False when this very stretch has a row already (a commit whose answer was lost).
 
     `position`: bytes of the stored file that were read when the Part was cut.
     """
     cursor = await tx.execute(
-        """insert into rollcall.import_parts (import_id, lane, first, last, attempt, position)
+        """insert into rollcall.import_parts (import_id, loader, first, last, attempt, position)
            values (%s, %s, %s, %s, %s, %s) on conflict do nothing returning 1""",
-        (job_id, lane, first, last, attempt, position),
+        (job_id, loader, first, last, attempt, position),
     )
     return await cursor.fetchone() is not None
 
 
-async def last_of(tx: Connection, job_id: UUID, lane: int, first: int) -> int | None:
-    """Where the Share that begins at `first` ends; None when there is none."""
+async def last_of(tx: Connection, job_id: UUID, loader: int, first: int) -> int | None:
+    """Where the batch that begins at `first` ends; None when there is none."""
     row = await (
         await tx.execute(
-            "select last from rollcall.import_parts where import_id = %s and lane = %s and first = %s",
-            (job_id, lane, first),
+            "select last from rollcall.import_parts where import_id = %s and loader = %s and first = %s",
+            (job_id, loader, first),
         )
     ).fetchone()
     return row[0] if row else None
 
 
 async def fill(
-    tx: Connection, job_id: UUID, lane: int, first: int, counts: Sequence[int], by_code: dict[str, int]
+    tx: Connection, job_id: UUID, loader: int, first: int, counts: Sequence[int], by_code: dict[str, int]
 ) -> None:
-    """Write a Share's account: read, created, updated, unchanged, skipped, duplicate, rejected; these by their code."""
+    """Write a batch's account: read, created, updated, unchanged, skipped, duplicate, rejected; these by their code."""
     await tx.execute(
         """update rollcall.import_parts set read = %s, created = %s, updated = %s, unchanged = %s, skipped = %s,
                   duplicate = %s, rejected = %s, by_code = %s
-            where import_id = %s and lane = %s and first = %s""",
-        (*counts, Jsonb(by_code), job_id, lane, first),
+            where import_id = %s and loader = %s and first = %s""",
+        (*counts, Jsonb(by_code), job_id, loader, first),
     )
 
 
-async def judged(tx: Connection, job_id: UUID) -> tuple[int, int]:
+async def rejects_so_far(tx: Connection, job_id: UUID) -> tuple[int, int]:
     """The last Record of which it is committed whether it was rejected, and how many up to it were."""
     row = await (
         await tx.execute(
             """select coalesce(max(last), 0), coalesce(sum(rejected), 0) from rollcall.import_parts
-                where import_id = %s and lane = 0""",
+                where import_id = %s and loader = 0""",
             (job_id,),
         )
     ).fetchone()

@@ -50,7 +50,7 @@ SEEN_SECONDS = 5.0
 """How often an Upload that arrives is said to be alive."""
 SILENCE = timedelta(seconds=20)
 """An Upload of one request that was not heard of for this long does not count: its process is gone, or frozen."""
-REQUEST_KEY_LIFE = timedelta(hours=24)
+IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 
 log = structlog.get_logger()
 
@@ -167,7 +167,7 @@ async def become_import(
     except DatabaseDown:
         # The answer to the COMMIT may be all that was lost.
         async with arrival.database.session() as tx:
-            if await imports.standing(tx, job_id) is None:
+            if await imports.state_and_attempt(tx, job_id) is None:
                 raise
     upload.complete = True
     RECEIVED_BYTES.inc(upload.length)
@@ -224,7 +224,7 @@ async def _first(tx: Connection, created_by: str | None, idempotency_key: str) -
 
     Raises StillArriving.
     """
-    upload_id = await uploads.of_request(tx, created_by, idempotency_key, REQUEST_KEY_LIFE)
+    upload_id = await uploads.find_by_idempotency_key(tx, created_by, idempotency_key, IDEMPOTENCY_KEY_LIFE)
     if upload_id is None:
         return None, []
     if first := await imports.of_upload(tx, upload_id):
@@ -270,7 +270,7 @@ async def _alive(database: Database, upload_id: UUID) -> AsyncGenerator[None, No
             await asyncio.sleep(SEEN_SECONDS)
             with suppress(Unavailable):  # bytes are stored without it
                 async with database.session() as tx:
-                    await uploads.see(tx, upload_id)
+                    await uploads.touch(tx, upload_id)
 
     saying = asyncio.create_task(say())
     try:

@@ -1,6 +1,6 @@
 """Rejects: the Records that did not pass, with the reason and their own bytes.
 
-Written by Lane 0 in the Share's transaction, so that a Reject is there exactly when it is counted. Of an import only
+Written by loader 0 in the batch's transaction, so that a Reject is there exactly when it is counted. Of an import only
 the first are stored, as many as whoever writes them lets in; how many there are of each code is in the ledger, and all
 of them are in the stored file.
 """
@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg.rows import class_row
 
-from rollcall import copying
-from rollcall.copying import Column
+from rollcall import binary_copy
+from rollcall.binary_copy import Column
 from rollcall.database import Connection
 
 
@@ -36,14 +36,14 @@ class Reject:
 async def add(tx: Connection, job_id: UUID, found: pa.Table) -> None:
     """Store Rejects (columns record, field, code, value, raw)."""
     data = await asyncio.to_thread(_encode, job_id, found)
-    await copying.copy(
+    await binary_copy.copy(
         tx, "copy rollcall.rejects (import_id, record, field, code, value, raw) from stdin (format binary)", [data]
     )
 
 
 def _encode(job_id: UUID, found: pa.Table) -> Column:
-    texts = (copying.text(found[column]) for column in ("field", "code", "value", "raw"))
-    return copying.rows(copying.constant(job_id.bytes), copying.int8(found["record"]), *texts)
+    texts = (binary_copy.text(found[column]) for column in ("field", "code", "value", "raw"))
+    return binary_copy.rows(binary_copy.constant(job_id.bytes), binary_copy.int8(found["record"]), *texts)
 
 
 def by_code(found: pa.Table) -> dict[str, int]:

@@ -45,11 +45,11 @@ async def append(
         async for segment_body in _cut(body, segment_bytes):
             upload.keys.append(key := new_key())
             async with database.session() as tx:
-                await uploads.announce(tx, upload.id, upload.length, key)
+                await uploads.begin_segment(tx, upload.id, upload.length, key)
             segment = await _put(store, key, upload, segment_body)
             if segment.length:
                 async with database.session() as tx:
-                    await uploads.keep(tx, upload.id, segment)
+                    await uploads.finish_segment(tx, upload.id, segment)
                 upload.length += segment.length
     except BaseException:
         upload.sha256 = None  # it may have taken in bytes that are not stored

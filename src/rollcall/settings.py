@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     max_stored_rejects: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         100_000, description="Rejected records of one import that are kept in the database; counts and files hold all."
     )
-    loaders: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Lanes (connections) that load one import.")
+    loaders: Annotated[int, Field(ge=1, le=16)] = Field(2, description="loaders (connections) that load one import.")
     worker_concurrency: Annotated[int, Field(ge=1, le=100)] = Field(
         10, description="Imports that one worker runs at once; at most one of them over 8 MiB."
     )

@@ -35,7 +35,7 @@ async def sweep(database: Database, store: Store, *, retention: timedelta, rejec
     async with await database.connect("rollcall:sweep") as tx:
         if not await lock_alone(tx, SWEEP_LOCK):
             return
-        done = {"workers": await workers.bury(tx, WORKER_LIFE), "rejects": 0}
+        done = {"workers": await workers.delete_dead(tx, WORKER_LIFE), "rejects": 0}
         while count := await rejects.expire(tx, rejects_retention, limit=REJECTS_AT_ONCE):
             done["rejects"] += count
         done["files"] = await _delete(store, lambda: _expire(tx, retention))
@@ -62,7 +62,7 @@ async def _delete(store: Store, forget: Callable[[], Awaitable[list[str]]]) -> i
 async def _delete_unknown(tx: Connection, store: Store) -> int:
     count = 0
     async for keys in store.list(older_than=UPLOAD_LIFE):
-        unknown = await uploads.unknown(tx, [key for key in keys if is_key(key)])
+        unknown = await uploads.orphans(tx, [key for key in keys if is_key(key)])
         await store.delete_many(unknown)
         count += len(unknown)
     return count

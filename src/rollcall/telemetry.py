@@ -1,8 +1,8 @@
 """Logs and metrics: what an operator sees. One line an event on stderr, JSON or for people; Prometheus metrics.
 
 The API's figures are its process's own. A worker has no port: what it counts (WORK) goes to the database with its beat
-and is shown by the API, summed over all workers there ever were. What an import took is also said in the log, at its
-end.
+and is shown by the API, summed over all workers there ever were. What an import took is also log_fields in the log, at
+its end.
 
 Nothing of a person is ever in them: no names, addresses, sources, file names or bodies, and no URLs of databases. So an
 exception is logged as its type and its place; its message, which may quote a value, is not.
@@ -36,12 +36,12 @@ RECEIVED_BYTES = Counter("rollcall_received_bytes", "Bytes of files that became 
 SEGMENT_RETRIES = Counter("rollcall_segment_retries", "Pieces of resumable uploads that were stored once more.")
 
 Stage = Literal["store", "parse", "rules", "fold", "merge", "commit"]
-WORK = CollectorRegistry()
+WORKER_METRICS = CollectorRegistry()
 
 
 def _counter(name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
     """Of a worker. Every value of its label is there from the beginning: a rate sees the first event too."""
-    counter = Counter(name, documentation, [label], registry=WORK)
+    counter = Counter(name, documentation, [label], registry=WORKER_METRICS)
     for value in values:
         counter.labels(value)
     return counter
@@ -63,21 +63,21 @@ RETRIES = _counter(
     ("lost", "locked", "conflict", "rewind", "unavailable"),
 )
 
-Figures = dict[tuple[str, str], float]
+CounterValues = dict[tuple[str, str], float]
 """By a counter's name and its label."""
 
 
-def work() -> Figures:
+def worker_counters() -> CounterValues:
     """What this process has counted as a worker."""
     return {
         (family.name, next(iter(sample.labels.values()))): sample.value
-        for family in WORK.collect()
+        for family in WORKER_METRICS.collect()
         for sample in family.samples
     }
 
 
 @dataclass
-class Effort:
+class Timings:
     """What one attempt at an import took: seconds by stage, and the Records from `after` to `last` in so many bytes."""
 
     began: float = field(default_factory=time.perf_counter)
@@ -86,7 +86,7 @@ class Effort:
     last: int = 0
     bytes: int = 0
 
-    def said(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, Any]:
         """For the log. `rate`: Records a second of this attempt. Stages run side by side: their sum is no duration."""
         seconds = time.perf_counter() - self.began
         return {
@@ -98,36 +98,36 @@ class Effort:
         }
 
 
-_EFFORT: ContextVar[Effort] = ContextVar("effort")
+_TIMINGS: ContextVar[Timings] = ContextVar("effort")
 """Of the import that this task, and the tasks and threads it began, work on."""
 
 
-def begin() -> Effort:
+def start_timings() -> Timings:
     """An attempt at an import begins in this task."""
-    effort = Effort()
-    _EFFORT.set(effort)
+    effort = Timings()
+    _TIMINGS.set(effort)
     return effort
 
 
-def effort() -> Effort:
+def timings() -> Timings:
     """Of the attempt under way; outside of one, of nothing."""
-    return _EFFORT.get(None) or Effort()
+    return _TIMINGS.get(None) or Timings()
 
 
-def spend(stage: Stage, seconds: float) -> None:
+def add_seconds(stage: Stage, seconds: float) -> None:
     """Seconds that this attempt, and this worker, spent on a stage."""
     STAGE_SECONDS.labels(stage).inc(seconds)
-    effort().stages[stage] += seconds
+    timings().stages[stage] += seconds
 
 
 @contextmanager
-def spending(stage: Stage) -> Iterator[None]:
+def timed(stage: Stage) -> Iterator[None]:
     """The block's seconds, also when it fails."""
     began = time.perf_counter()
     try:
         yield
     finally:
-        spend(stage, time.perf_counter() - began)
+        add_seconds(stage, time.perf_counter() - began)
 
 
 def configure(log_format: Literal["json", "console"]) -> None:

@@ -56,7 +56,7 @@ async def create(tx: Connection, upload_id: UUID, incoming: Incoming, *, pausabl
     """An Upload whose bytes begin to arrive. `pausable`: in several requests, with pauses of any length."""
     await tx.execute(
         """insert into rollcall.uploads
-             (id, state, name, content_type, created_by, request_key, pausable, created_at)
+             (id, state, name, content_type, created_by, idempotency_key, pausable, created_at)
            values (%s, 'arriving', %s, %s, %s, %s, %s, clock_timestamp())""",
         (
             upload_id,
@@ -122,30 +122,32 @@ async def count_arriving(tx: Connection, created_by: str | None, silence: timede
     return int(row[0]) if row else 0
 
 
-async def see(tx: Connection, upload_id: UUID) -> None:
+async def touch(tx: Connection, upload_id: UUID) -> None:
     """Its bytes still come."""
     await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
 
 
-async def of_request(tx: Connection, created_by: str | None, request_key: str, life: timedelta) -> UUID | None:
+async def find_by_idempotency_key(
+    tx: Connection, created_by: str | None, idempotency_key: str, life: timedelta
+) -> UUID | None:
     """The Upload to which this sender gave this key; one older than `life` loses it."""
     await tx.execute(
-        """update rollcall.uploads set request_key = null
-            where request_key = %(key)s and (created_by = %(by)s or %(by)s::text is null and created_by is null)
+        """update rollcall.uploads set idempotency_key = null
+            where idempotency_key = %(key)s and (created_by = %(by)s or %(by)s::text is null and created_by is null)
               and state = 'complete' and created_at < clock_timestamp() - %(life)s""",
-        {"key": request_key, "by": created_by, "life": life},
+        {"key": idempotency_key, "by": created_by, "life": life},
     )
     row = await (
         await tx.execute(
-            """select id from rollcall.uploads where request_key = %(key)s
+            """select id from rollcall.uploads where idempotency_key = %(key)s
                   and (created_by = %(by)s or %(by)s::text is null and created_by is null)""",  # by index, either way
-            {"key": request_key, "by": created_by},
+            {"key": idempotency_key, "by": created_by},
         )
     ).fetchone()
     return row[0] if row else None
 
 
-async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
+async def begin_segment(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
     """A Segment is about to be written under this key. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """insert into rollcall.segments (upload_id, "offset", key, state)
@@ -153,17 +155,17 @@ async def announce(tx: Connection, upload_id: UUID, offset: int, key: str) -> No
            returning 1""",
         (offset, key, upload_id),
     )
-    _there(await cursor.fetchone())
+    _require_row(await cursor.fetchone())
 
 
-async def keep(tx: Connection, upload_id: UUID, segment: Segment) -> None:
+async def finish_segment(tx: Connection, upload_id: UUID, segment: Segment) -> None:
     """A Segment is whole and durable in the store. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """update rollcall.segments set state = 'durable', length = %s, checksums = %s
             where upload_id = %s and key = %s returning 1""",
         (segment.length, segment.checksums, upload_id, segment.key),
     )
-    _there(await cursor.fetchone())
+    _require_row(await cursor.fetchone())
 
 
 async def complete(tx: Connection, upload: Upload, incoming: Incoming | None = None) -> None:
@@ -184,10 +186,10 @@ async def complete(tx: Connection, upload: Upload, incoming: Incoming | None = N
             "type": _printable(incoming.content_type) if incoming else None,
         },
     )
-    _there(await cursor.fetchone())
+    _require_row(await cursor.fetchone())
 
 
-def _there(row: object) -> None:
+def _require_row(row: object) -> None:
     if row is None:
         raise UploadFailed("The upload was given up while it stood still; nothing was imported. Send it again.")
 
@@ -273,7 +275,7 @@ async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
     return [key for (key,) in rows]
 
 
-async def unknown(tx: Connection, keys: list[str]) -> list[str]:
+async def orphans(tx: Connection, keys: list[str]) -> list[str]:
     """Those keys under which no Segment lies, or is about to."""
     rows = await (
         await tx.execute("select key from unnest(%s::text[]) key except select key from rollcall.segments", (keys,))

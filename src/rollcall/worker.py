@@ -1,7 +1,7 @@
 """The worker: claims imports, carries each in a slot, shows that it lives, takes over what others dropped.
 
 Everything that decides who works is said on one connection, the control connection, which also holds the worker's
-advisory lock and listens. When it is lost the Lanes go on; it is dialled again, locked again, and only then looked
+advisory lock and listens. When it is lost the loaders go on; it is dialled again, locked again, and only then looked
 around with: what was seen before counts for nothing. SIGTERM drains: Parts under way are committed, imports given back.
 """
 
@@ -20,13 +20,14 @@ import psycopg
 import pyarrow as pa
 import structlog
 
-from rollcall import imports, lane, pipeline, sweep, workers
-from rollcall.database import Connection, Database, connect, connection_limit, end_sessions, meaning
+from rollcall import imports, pipeline, sweep, workers
+from rollcall.database import Connection, Database, classify, connect, connection_limit, end_sessions
 from rollcall.errors import DatabaseDown
-from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Held, Import
+from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
+from rollcall.loading import loader
 from rollcall.settings import Settings
 from rollcall.storage import Store, open_store
-from rollcall.telemetry import TAKEOVERS, Figures, where, work
+from rollcall.telemetry import TAKEOVERS, CounterValues, where, worker_counters
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 20.0
@@ -36,7 +37,7 @@ DRAIN_SECONDS = 20.0
 PATIENCE_SECONDS = 300.0
 REDIAL_SECONDS = 0.25
 SWEEP_SECONDS = 600.0
-ONE_LANE_BYTES = 256 << 10
+ONE_LOADER_BYTES = 256 << 10
 """A file up to this size is loaded before a second connection would be of use."""
 MALLOPT_ARENA_MAX, MALLOPT_MMAP_THRESHOLD, MALLOPT_TRIM_THRESHOLD = -8, -3, -1
 LARGE_BLOCK_BYTES, KEPT_BYTES = 2 << 20, 16 << 20
@@ -90,11 +91,11 @@ class Worker:
         self._number = 0
         self._slots: dict[tuple[str, int], tuple[Import, asyncio.Task[None]]] = {}
         self._seen: dict[tuple[object, ...], float] = {}
-        self._clearing = False
+        self._isolating = False
         self._held_back = False  # something may be queued that only waits for one of the slots
         self._control: Connection | None = None
-        self._beaten = 0.0
-        self._reported: Figures = {}
+        self._last_beat = 0.0
+        self._reported: CounterValues = {}
 
     async def run(self) -> None:
         """The control loop."""
@@ -102,23 +103,23 @@ class Worker:
         try:
             while True:
                 try:
-                    control = self._control or await self._dial()
-                    if control is None or await self._turn(control):
+                    control = self._control or await self._connect()
+                    if control is None or await self._tick(control):
                         break
                 except psycopg.Error as error:
-                    if (found := meaning(error, self._control)) == "fault":
+                    if (found := classify(error, self._control)) == "fault":
                         raise
                     if found != "locked":
-                        await self._hang_up()
-            await self._farewell()
+                        await self._disconnect()
+            await self._shut_down()
         finally:
             for _, task in self._slots.values():
                 task.cancel()
             sweeping.cancel()
-            await self._hang_up()
+            await self._disconnect()
             await asyncio.wait([sweeping], timeout=GRACE_SECONDS)
 
-    async def _turn(self, control: Connection) -> bool:
+    async def _tick(self, control: Connection) -> bool:
         """One look around; True when there is nothing more to do."""
         await self._show_life(control)
         if self._draining.is_set():
@@ -133,10 +134,10 @@ class Worker:
     async def _show_life(self, control: Connection) -> None:
         """Beat, when it is time to. Looking for work may be rarer than that."""
         tell_systemd("WATCHDOG=1")
-        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+        if time.monotonic() - self._last_beat >= BEAT_SECONDS:
             await workers.beat(control, self._number, self._name)
             await self.report(control)
-            self._beaten = time.monotonic()
+            self._last_beat = time.monotonic()
 
     async def _wait(self, control: Connection) -> None:
         """Until there may be work: a notification, a slot that was missing, the end of the poll interval; or the drain.
@@ -161,28 +162,28 @@ class Worker:
 
     async def report(self, control: Connection) -> None:
         """What was counted since the last time; again, if the answer is lost."""
-        counted = work()
+        counted = worker_counters()
         await workers.report(control, {key: value - self._reported.get(key, 0) for key, value in counted.items()})
         self._reported = counted
 
-    async def _dial(self) -> Connection | None:
+    async def _connect(self) -> Connection | None:
         """Connect, lock, beat, listen; for as long as patience lasts. None when it is to stop before that."""
         self._seen.clear()
         since = time.monotonic()
         while not self._draining.is_set():
             tell_systemd("WATCHDOG=1")
             try:
-                self._control = await self._introduce()
+                self._control = await self._register()
             except psycopg.Error as error:
                 if time.monotonic() - since > PATIENCE_SECONDS:
                     raise DatabaseDown from error
-                await self._hang_up()
+                await self._disconnect()
                 await asyncio.sleep(REDIAL_SECONDS)
             else:
                 return self._control
         return None
 
-    async def _introduce(self) -> Connection:
+    async def _register(self) -> Connection:
         if not self._number:
             first = await connect(self._database.url, "rollcall:worker")
             async with first:
@@ -194,7 +195,7 @@ class Worker:
                 await workers.end_older_session(control, self._number)
                 await asyncio.sleep(REDIAL_SECONDS / 5)
             await workers.beat(control, self._number, self._name)
-            self._beaten = time.monotonic()
+            self._last_beat = time.monotonic()
             await control.execute("listen rollcall")
         except BaseException:
             await control.close()
@@ -204,7 +205,7 @@ class Worker:
 
     async def _claim(self, control: Connection) -> None:
         self._held_back = True
-        while not self._clearing and self._room(crashes=0):
+        while not self._isolating and self._room(crashes=0):
             large = all(job.bytes_total <= LARGE_BYTES for job, _ in self._slots.values())
             job = await imports.claim(control, self._number, large=large)
             if job is None:
@@ -215,32 +216,32 @@ class Worker:
     async def _take_over(self, control: Connection) -> None:
         mine = [f"{job}:{attempt}" for job, attempt in self._slots]
         now, standing = time.monotonic(), set()
-        self._clearing = False
-        for held in await imports.look(control, self._number, mine, STALE_SECONDS):
-            if held.free:
-                why, wait = "free", 0.0
-            elif not held.locked:
+        self._isolating = False
+        for stalled in await imports.list_stalled(control, self._number, mine, STALE_SECONDS):
+            if stalled.released:
+                why, wait = "released", 0.0
+            elif not stalled.locked:
                 why, wait = "gone", GRACE_SECONDS
-            elif held.stale:
+            elif stalled.stale:
                 why, wait = "stale", BEAT_SECONDS
             else:
                 continue
-            key = (held.id, held.attempt, why, held.beat)
+            key = (stalled.id, stalled.attempt, why, stalled.beat)
             standing.add(key)
             if now - self._seen.setdefault(key, now) < wait:
                 continue
-            if self._room(crashes=held.crashes):
-                await self._take(control, held, why)
-            elif held.crashes >= 2:
-                self._clearing = True
+            if self._room(crashes=stalled.crashes):
+                await self._take(control, stalled, why)
+            elif stalled.crashes >= 2:
+                self._isolating = True
         self._seen = {key: since for key, since in self._seen.items() if key in standing}
 
-    async def _take(self, control: Connection, held: Held, why: str) -> None:
-        counted = why != "free" and not held.restarted
+    async def _take(self, control: Connection, stalled: Stalled, why: str) -> None:
+        counted = why != "released" and not stalled.restarted
         try:
-            job = await imports.take(control, self._number, held, counted=counted)
+            job = await imports.take_over(control, self._number, stalled, counted=counted)
         except psycopg.errors.LockNotAvailable:
-            await end_sessions(control, held.id, attempt=held.attempt)
+            await end_sessions(control, stalled.id, attempt=stalled.attempt)
             return
         if job is not None and job.state == "running":
             TAKEOVERS.labels(why).inc()
@@ -259,22 +260,22 @@ class Worker:
 
     def _begin(self, job: Import, how: str) -> None:
         log.info("import.begun", import_id=str(job.id), attempt=job.attempt, how=how, worker=self._number)
-        task = asyncio.create_task(self._carry(job))
+        task = asyncio.create_task(self._run_import(job))
         self._slots[str(job.id), job.attempt] = (job, task)
 
-    async def _carry(self, job: Import) -> None:
+    async def _run_import(self, job: Import) -> None:
         try:
-            await pipeline.carry(
+            await pipeline.run_import(
                 job,
                 database=self._database,
                 store=self._store,
-                lanes=self._settings.loaders if job.bytes_total > ONE_LANE_BYTES else 1,
+                loaders=self._settings.loaders if job.bytes_total > ONE_LOADER_BYTES else 1,
                 draining=self._draining,
                 rejects_max=self._settings.max_stored_rejects,
             )
         except Exception as error:  # the database is away for long, or refuses for good to have it ended
             log.error("import.stranded", import_id=str(job.id), attempt=job.attempt, error=type(error).__name__)
-            await lane.rest(self._draining)
+            await loader.back_off(self._draining)
         finally:
             del self._slots[str(job.id), job.attempt]
 
@@ -292,7 +293,7 @@ class Worker:
                 log.warning("sweep.failed", error=type(error).__name__, where=where(error))
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _farewell(self) -> None:
+    async def _shut_down(self) -> None:
         """Let the slots commit what they have in hand and give their imports back."""
         if self._slots:
             await asyncio.wait([task for _, task in self._slots.values()], timeout=DRAIN_SECONDS)
@@ -301,10 +302,10 @@ class Worker:
         if self._control is not None and not self._slots:
             with suppress(psycopg.Error):
                 await self.report(self._control)
-                await workers.leave(self._control, self._number)
+                await workers.deregister(self._control, self._number)
         log.info("worker.drained", worker=self._number)
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         control, self._control = self._control, None
         if control is not None:
             await control.close()

@@ -1,7 +1,7 @@
 """Workers: one row and one session advisory lock for each worker process; how others tell that one is gone.
 
 A killed worker's lock is free at once. A frozen one keeps its lock, but its beat grows old. The beat is here and never
-in `imports`, where it would wait for the fence of the worker's own Shares. What workers count is summed here too: one
+in `imports`, where it would wait for the fence of the worker's own batches. What workers count is summed here too: one
 row a figure, for all of them together.
 """
 
@@ -11,7 +11,7 @@ import socket
 from datetime import timedelta
 
 from rollcall.database import LOCK_CLASS, Connection
-from rollcall.telemetry import Figures
+from rollcall.telemetry import CounterValues
 
 
 async def register(tx: Connection, name: str) -> int:
@@ -49,12 +49,12 @@ async def beat(tx: Connection, worker: int, name: str) -> None:
     )
 
 
-async def leave(tx: Connection, worker: int) -> None:
+async def deregister(tx: Connection, worker: int) -> None:
     """The worker ends and works on nothing."""
     await tx.execute("delete from rollcall.workers where seq = %s", (worker,))
 
 
-async def bury(tx: Connection, age: timedelta) -> int:
+async def delete_dead(tx: Connection, age: timedelta) -> int:
     """Forget workers that have been silent for so long and hold no import; how many. Who wakes up puts its row back."""
     rows = await (
         await tx.execute(
@@ -66,7 +66,7 @@ async def bury(tx: Connection, age: timedelta) -> int:
     return len(rows)
 
 
-async def report(tx: Connection, counted: Figures) -> None:
+async def report(tx: Connection, counted: CounterValues) -> None:
     """Add what a worker has counted to the sums. In one order, so that two workers wait for each other at most."""
     rises = [(*key, value) for key, value in sorted(counted.items()) if value]
     if rises:
@@ -79,7 +79,7 @@ async def report(tx: Connection, counted: Figures) -> None:
         )
 
 
-async def figures(tx: Connection) -> Figures:
+async def figures(tx: Connection) -> CounterValues:
     """What all workers have counted, since there are workers."""
     rows = await (await tx.execute("select name, label, value from rollcall.figures")).fetchall()
     return {(name, label): value for name, label, value in rows}
@@ -96,7 +96,7 @@ async def count_alive(tx: Connection, stale_seconds: float) -> int:
     return int(row[0]) if row else 0
 
 
-async def silence(tx: Connection, name: str) -> float | None:
+async def seconds_since_beat(tx: Connection, name: str) -> float | None:
     """Seconds since the worker of this name last showed itself; None when there is none."""
     row = await (
         await tx.execute(

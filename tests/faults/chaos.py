@@ -46,7 +46,7 @@ SERVER = {
 WEIGHTS = {
     "kill": 3.0,
     "freeze": 3.0,
-    "end a lane": 5.0,
+    "end a loader": 5.0,
     "end a control": 3.0,
     "crash postgres": 0.4,
     "kill a backend": 0.3,
@@ -103,7 +103,7 @@ class Chaos:
                 worker.send(signal.SIGSTOP)
             case "drain":
                 worker.send(signal.SIGTERM)
-            case "end a lane":
+            case "end a loader":
                 await self._end("rollcall:%-%-%")
             case "end a control":
                 await self._end("rollcall:worker:%")

@@ -23,9 +23,10 @@ from uuid import UUID
 
 import psycopg
 
-from rollcall import control, imports, pipeline, portions
+from rollcall import control, imports, pipeline
 from rollcall.database import Connection, Database, connect
 from rollcall.imports import Import
+from rollcall.loading import queue
 from rollcall.options import Options
 from rollcall.receive import receive
 from rollcall.records import parts
@@ -52,16 +53,16 @@ async def until(condition: Callable[[], Awaitable[T | None]], seconds: float, wh
 
 @contextmanager
 def part_records(count: int, rows: int = -1) -> Iterator[None]:
-    """Parts of at most so many Records, in this process; a Share is of one Part, or of those that have `rows`
-    contacts of all Lanes together (an empty Portion has none: not 0, but -1 joins nothing)."""
+    """Parts of at most so many Records, in this process; a batch is of one Part, or of those that have `rows`
+    contacts of all loaders together (an empty queued rows has none: not 0, but -1 joins nothing)."""
     defaults = parts.__kwdefaults__
     assert defaults is not None
-    before = defaults["part_records"], portions.ROWS
-    defaults["part_records"], portions.ROWS = count, rows
+    before = defaults["part_records"], queue.BATCH_ROWS
+    defaults["part_records"], queue.BATCH_ROWS = count, rows
     try:
         yield
     finally:
-        defaults["part_records"], portions.ROWS = before
+        defaults["part_records"], queue.BATCH_ROWS = before
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Site:
             await self._asking.pop().close()
 
     async def shares(self, job_id: UUID, *, at_least: int = 0, attempt: int = 0) -> int:
-        """How many Shares are committed, by this attempt and later ones; 0 while they are fewer than `at_least`."""
+        """How many batches are committed, by this attempt and later ones; 0 while they are fewer than `at_least`."""
         rows = await self.query(
             "select count(*) from rollcall.import_parts where import_id = %s and attempt >= %s", job_id, attempt
         )
@@ -161,20 +162,20 @@ class Site:
     async def take(self, job_id: UUID, worker: int = 1, *, counted: bool = False) -> Import:
         """A running import, as another worker takes it over."""
         async with await connect(self.url, "test") as tx:
-            held = next(each for each in await imports.look(tx, 0, [], 20.0) if each.id == job_id)
-            job = await imports.take(tx, worker, held, counted=counted)
+            stalled = next(each for each in await imports.list_stalled(tx, 0, [], 20.0) if each.id == job_id)
+            job = await imports.take_over(tx, worker, stalled, counted=counted)
         assert job is not None
         return job
 
     async def carry(
-        self, job: Import, *, lanes: int = 2, draining: asyncio.Event | None = None, rejects_max: int = 100_000
+        self, job: Import, *, loaders: int = 2, draining: asyncio.Event | None = None, rejects_max: int = 100_000
     ) -> Import:
         """Carry a claimed import in this process; how it stands then."""
-        await pipeline.carry(
+        await pipeline.run_import(
             job,
             database=self.database,
             store=self.store,
-            lanes=lanes,
+            loaders=loaders,
             draining=draining or asyncio.Event(),
             rejects_max=rejects_max,
         )
@@ -195,7 +196,7 @@ class Site:
     def worker(self, *options: str, records: int = 100, haste: float = 1.0, through: str | None = None) -> Worker:
         """Start a worker process. Its Parts have so many Records; it connects by `through`, if that is given.
 
-        `haste` divides the times after which it judges others to be dead.
+        `haste` divides the times after which it cpu_slots others to be dead.
         """
         start = functools.partial(Forked, records, haste)
         return Worker(options, self.folder, through or self.url, start)

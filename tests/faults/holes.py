@@ -18,30 +18,30 @@ IN_TRANSACTION = (
     "async def plan_of(",
 )
 HOLES = (
-    # Acknowledged Shares vanish with a crash of Postgres.
+    # Acknowledged batches vanish with a crash of Postgres.
     undone(
         "1a",
-        "after a lost connection a Lane notices that the ledger has less than it was told",
-        "test_lane.py::test_postgres_takes_acknowledged_shares_back",
-        ("lane.py", "elif stands != self.position:", "elif stands > self.position:"),
+        "after a lost connection a loader notices that the ledger has less than it was told",
+        "test_loader.py::test_postgres_takes_acknowledged_batches_back",
+        ("loading/loader.py", "elif stands != self.position:", "elif stands > self.position:"),
     ),
     undone(
         "1b",
         "a close that does not add up loads again",
-        "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[once]",
+        "test_loader.py::test_a_batch_that_is_taken_back_just_before_the_end[once]",
         ("pipeline.py", "        raise Rewind\n", "        raise Fenced\n"),
     ),
     undone(
         "1c",
         "but not for ever",
-        "test_lane.py::test_a_share_that_is_taken_back_just_before_the_end[again and again]",
+        "test_loader.py::test_a_batch_that_is_taken_back_just_before_the_end[again and again]",
         ("pipeline.py", "for _ in range(REWINDS_MAX):", "while True:"),
     ),
     # An idle transaction is ended by an InternalError.
     undone(
         "2a",
         "25P03 means that the connection is lost",
-        "test_lane.py::test_a_share_that_was_idle_for_too_long",
+        "test_loader.py::test_a_batch_that_was_idle_for_too_long",
         ("database.py", "(connection.closed or connection.broken)", "False"),
         ("database.py", ' or state == "25P03"', ""),
     ),
@@ -54,11 +54,11 @@ HOLES = (
     undone(
         "2c",
         "a connection that cannot be made is tried again",
-        "test_lane.py::test_connections_lost_anywhere",
+        "test_loader.py::test_connections_lost_anywhere",
         (
-            "lane.py",
-            "                    await self._dial(share.last)\n",
-            "                    try:\n                        await self._dial(share.last)\n"
+            "loading/loader.py",
+            "                    await self._connect(batch.last)\n",
+            "                    try:\n                        await self._connect(batch.last)\n"
             "                    except psycopg.Error as error:\n"
             "                        raise DatabaseDown from error\n",
         ),
@@ -66,8 +66,8 @@ HOLES = (
     # Beats and fences.
     undone(
         "3",
-        "beats are not in imports, where they wait for a Share that holds the fence",
-        "test_takeover.py::test_while_a_share_waits_for_its_commit",
+        "beats are not in imports, where they wait for a batch that holds the fence",
+        "test_takeover.py::test_while_a_batch_waits_for_its_commit",
         (
             "workers.py",
             '    await tx.execute(\n        """insert into rollcall.workers (seq',
@@ -78,9 +78,9 @@ HOLES = (
     undone(
         "4a",
         "to take over is to wait for the row, not to skip it",
-        "test_faults_worker.py::test_frozen_in_a_share[in mid-COPY]",
+        "test_faults_worker.py::test_frozen_in_a_batch[in mid-COPY]",
         (
-            "imports/holding.py",
+            "imports/claims.py",
             "where i.id = %(id)s and i.attempt = %(seen)s",
             "where i.id = (select id from rollcall.imports where id = %(id)s for update skip locked)"
             " and i.attempt = %(seen)s",
@@ -88,9 +88,9 @@ HOLES = (
     ),
     undone(
         "4b",
-        "a frozen Lane that does not let the row go is ended",
-        "test_faults_worker.py::test_frozen_in_a_share[in mid-COPY]",
-        ("worker.py", "await end_sessions(control, held.id, attempt=held.attempt)", "pass"),
+        "a frozen loader that does not let the row go is ended",
+        "test_faults_worker.py::test_frozen_in_a_batch[in mid-COPY]",
+        ("worker.py", "await end_sessions(control, stalled.id, attempt=stalled.attempt)", "pass"),
     ),
     # Imports of one Source run in order.
     undone(
@@ -98,7 +98,7 @@ HOLES = (
         "only the first open import of a Source may be claimed",
         "test_order.py::test_a_source_waits_even_while_its_first_import_is_being_claimed",
         (
-            "imports/holding.py",
+            "imports/claims.py",
             "(e.state = 'running' or e.state = 'queued' and e.seq < i.seq)",
             "e.state = 'running'",
         ),
@@ -107,7 +107,7 @@ HOLES = (
         "5b",
         "a unique violation means: nothing now",
         "test_order.py::test_an_older_import_is_retried_and_claimed_at_this_moment",
-        ("imports/holding.py", "UniqueViolation:\n        return None", "UniqueViolation:\n        raise"),
+        ("imports/claims.py", "UniqueViolation:\n        return None", "UniqueViolation:\n        raise"),
     ),
     # One lock per worker.
     undone(
@@ -125,22 +125,22 @@ HOLES = (
         "6b",
         "a frozen holder keeps its lock, and is taken from all the same",
         "test_takeover.py::test_nobody_is_judged_by_one_look[stale]",
-        ("worker.py", "elif held.stale:", "elif held.stale and not held.locked:"),
+        ("worker.py", "elif stalled.stale:", "elif stalled.stale and not stalled.locked:"),
     ),
     undone(
         "6c",
         "who looks for a lock does not take it",
         "test_takeover.py::test_looking_takes_no_lock",
         (
-            "imports/holding.py",
+            "imports/claims.py",
             "exists (select from pg_locks l where",
             "not pg_try_advisory_lock(%(class)s::int, i.worker) and exists (select from pg_locks l where",
         ),
     ),
-    # The control connection dies, and the Lanes live.
+    # The control connection dies, and the loaders live.
     undone(
         "7a",
-        "the Lanes go on without it",
+        "the loaders go on without it",
         "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
             "worker.py",
@@ -168,7 +168,7 @@ HOLES = (
         (
             "worker.py",
             "            await workers.beat(control, self._number, self._name)\n"
-            "            self._beaten = time.monotonic()\n            await control.execute",
+            "            self._last_beat = time.monotonic()\n            await control.execute",
             "            await control.execute",
         ),
     ),
@@ -182,7 +182,11 @@ HOLES = (
         "7f",
         "two looks see the same beat",
         "test_takeover.py::test_who_beats_between_two_looks_is_not_gone",
-        ("worker.py", "key = (held.id, held.attempt, why, held.beat)", "key = (held.id, held.attempt, why)"),
+        (
+            "worker.py",
+            "key = (stalled.id, stalled.attempt, why, stalled.beat)",
+            "key = (stalled.id, stalled.attempt, why)",
+        ),
     ),
     undone(
         "7g",
@@ -201,7 +205,7 @@ HOLES = (
         "to take over is to look at the beat once more",
         "test_takeover.py::test_who_beats_after_the_last_look_is_not_gone",
         (
-            "imports/holding.py",
+            "imports/claims.py",
             "(select beat from rollcall.workers w where w.seq = i.worker) is not distinct from %(beat)s",
             "(true or %(beat)s::timestamptz is null)",
         ),
@@ -209,10 +213,10 @@ HOLES = (
     # What counts as a crash.
     undone(
         "8a",
-        "no Share writes to imports, where the Lanes wait for each other",
-        "test_takeover.py::test_while_a_share_waits_for_its_commit",
+        "no batch writes to imports, where the loaders wait for each other",
+        "test_takeover.py::test_while_a_batch_waits_for_its_commit",
         (
-            "lane.py",
+            "loading/loader.py",
             "        if not await ledger.enter(",
             '        await tx.execute("update rollcall.imports set crashes = 0 where id = %s", (job.id,))\n'
             "        if not await ledger.enter(",
@@ -220,27 +224,27 @@ HOLES = (
     ),
     undone(
         "8b",
-        "an attempt that committed a Share makes the count begin again",
-        "test_worker.py::test_a_share_makes_the_count_begin_again",
-        ("imports/holding.py", "p.attempt = j.attempt) then 1", "p.attempt = j.attempt) then j.crashes + 1"),
+        "an attempt that committed a batch makes the count begin again",
+        "test_worker.py::test_a_batch_makes_the_count_begin_again",
+        ("imports/claims.py", "p.attempt = j.attempt) then 1", "p.attempt = j.attempt) then j.crashes + 1"),
     ),
     undone(
         "8c",
         "who went down with Postgres is not counted",
         "test_faults.py::test_who_went_down_with_postgres_is_not_to_blame[True]",
-        ("worker.py", 'counted = why != "free" and not held.restarted', 'counted = why != "free"'),
+        ("worker.py", 'counted = why != "released" and not stalled.restarted', 'counted = why != "released"'),
     ),
     undone(
         "8d",
         "who let go is not counted",
         "test_worker.py::test_sigterm_in_the_middle",
-        ("worker.py", 'counted = why != "free" and not held.restarted', "counted = not held.restarted"),
+        ("worker.py", 'counted = why != "released" and not stalled.restarted', "counted = not stalled.restarted"),
     ),
     undone(
         "8e",
         "four lost attempts end an import",
-        "test_worker.py::test_four_lost_attempts_without_a_share_end_an_import",
-        ("imports/holding.py", '"limit": CRASHES_MAX', '"limit": 1000'),
+        "test_worker.py::test_four_lost_attempts_without_a_batch_end_an_import",
+        ("imports/claims.py", '"limit": CRASHES_MAX', '"limit": 1000'),
     ),
     # Innocent siblings.
     undone(
@@ -259,52 +263,52 @@ HOLES = (
         "9c",
         "nor while it waits for the slots to be empty",
         "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
-        ("worker.py", "while not self._clearing and self._room(crashes=0):", "while self._room(crashes=0):"),
+        ("worker.py", "while not self._isolating and self._room(crashes=0):", "while self._room(crashes=0):"),
     ),
     # A half-open twin of the same attempt.
     undone(
         "10a",
-        "a Lane ends an older session of its own",
-        "test_lane.py::test_half_open_twin_is_ended[share]",
-        ("lane.py", "        await end_others(self._connection, self._job, self._number)", "        pass"),
+        "a loader ends an older session of its own",
+        "test_loader.py::test_half_open_twin_is_ended[batch]",
+        ("loading/loader.py", "        await end_others(self._connection, self._job, self._number)", "        pass"),
     ),
     undone(
         "10b",
-        "who closes ends what Lanes left over",
-        "test_lane.py::test_half_open_twin_is_ended[fence]",
-        ("lane.py", "await end_others(connection, job)", "await end_others(connection, job, DESK)"),
+        "who closes ends what loaders left over",
+        "test_loader.py::test_half_open_twin_is_ended[fence]",
+        ("loading/loader.py", "await end_others(connection, job)", "await end_others(connection, job, DESK)"),
     ),
     # The ledger has a row already.
     undone(
         "11a",
-        "it is this Share only if it ends where this one ends",
-        "test_lane.py::test_a_twin_that_cut_its_parts_otherwise",
-        ("lane.py", "if not written and await", "if False and await"),
+        "it is this batch only if it ends where this one ends",
+        "test_loader.py::test_a_twin_that_cut_its_parts_otherwise",
+        ("loading/loader.py", "if not written and await", "if False and await"),
     ),
     undone(
         "11b",
         "whether there is one is settled by the INSERT",
-        "test_lane.py::test_commit_that_arrives_after_the_look",
+        "test_loader.py::test_commit_that_arrives_after_the_look",
         ("ledger.py", " on conflict do nothing", ""),
     ),
     # Cancel.
     undone(
         "12a",
         "it ends sessions of the current attempt too",
-        "test_pipeline.py::test_cancel_of_a_frozen_share",
+        "test_pipeline.py::test_cancel_of_a_frozen_batch",
         ("control.py", "attempt=stands[1]", "attempt=stands[1] - 1"),
     ),
     undone(
         "12b",
         "it locks first and sums in its next statement",
-        "test_pipeline.py::test_cancel_counts_the_share_that_it_waited_for",
-        ("imports/ending.py", ' select 1 from rollcall.imports where id = %(id)s for update;"', '"'),
+        "test_pipeline.py::test_cancel_counts_the_batch_that_it_waited_for",
+        ("imports/closing.py", ' select 1 from rollcall.imports where id = %(id)s for update;"', '"'),
     ),
     undone(
         "12c",
-        "it does not wait for one Lane after the other",
-        "test_pipeline.py::test_cancel_while_there_is_always_a_share_under_way",
-        ("imports/ending.py", "set local statement_timeout = '1s'; ", ""),
+        "it does not wait for one loader after the other",
+        "test_pipeline.py::test_cancel_while_there_is_always_a_batch_under_way",
+        ("imports/closing.py", "set local statement_timeout = '1s'; ", ""),
     ),
     # Frozen between two statements.
     undone(
@@ -323,8 +327,8 @@ HOLES = (
         "test_takeover.py::test_one_statement_is_all[take]",
         (
             "worker.py",
-            "            job = await imports.take(",
-            "            async with control.transaction():\n                job = await imports.take(",
+            "            job = await imports.take_over(",
+            "            async with control.transaction():\n                job = await imports.take_over(",
         ),
     ),
     undone(
@@ -346,7 +350,7 @@ HOLES = (
         "a cancel is one message",
         "test_takeover.py::test_one_message_is_all[cancel]",
         (
-            "imports/ending.py",
+            "imports/closing.py",
             'psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n            "set local',
             "tx.transaction(), psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n"
             '            "set local',
@@ -357,7 +361,7 @@ HOLES = (
         "a retry is one message",
         "test_takeover.py::test_one_message_is_all[retry]",
         (
-            "imports/ending.py",
+            "imports/closing.py",
             'psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n            """select',
             "tx.transaction(), psycopg.AsyncClientCursor(tx) as cursor:\n        await cursor.execute(\n"
             '            """select',
@@ -368,7 +372,7 @@ HOLES = (
         "14a",
         "what is mine and in no slot is free",
         "test_takeover.py::test_the_answer_to_a_claim_is_lost",
-        ("imports/holding.py", "i.worker is null or i.worker = %(me)s as free", "i.worker is null as free"),
+        ("imports/claims.py", "i.worker is null or i.worker = %(me)s as released", "i.worker is null as released"),
     ),
     undone(
         "14b",
@@ -386,7 +390,7 @@ HOLES = (
         "15",
         "what is given back is still running",
         "test_order.py::test_a_retried_import_waits_for_a_younger_one_that_runs",
-        ("imports/holding.py", "set worker = null, error_code", "set state = 'queued', worker = null, error_code"),
+        ("imports/claims.py", "set worker = null, error_code", "set state = 'queued', worker = null, error_code"),
     ),
     # Names of sessions.
     undone(

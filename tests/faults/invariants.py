@@ -34,7 +34,8 @@ async def assert_sound(place: Site, files: dict[UUID, File]) -> None:
 
 
 async def assert_nothing_left(place: Site) -> None:
-    """No half Upload, no object without its row and no row without its object, no session of a Lane, no transaction."""
+    """No half Upload, no object without its row and no row without its object, no session of a loader, no
+    transaction."""
     assert await place.query("select id from rollcall.uploads where state <> 'complete'") == []
     keys = {key for (key,) in await place.query("select key from rollcall.segments where state = 'durable'")}
     assert {path.name for path in objects(place.folder)} == keys
@@ -50,7 +51,7 @@ async def assert_nothing_left(place: Site) -> None:
 async def watched(place: Site) -> AsyncIterator[None]:
     """Look on all the while: no account goes back, no final state is left.
 
-    A crash of Postgres may take Shares back that nobody was told are final; whoever looks loses its connection then,
+    A crash of Postgres may take batches back that nobody was told are final; whoever looks loses its connection then,
     and begins anew. What is final stays so over a crash, too.
     """
     over = asyncio.Event()

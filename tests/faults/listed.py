@@ -34,7 +34,7 @@ FAULTS = (
         "F00 kill",
         "a running import whose worker is gone is taken over",
         "test_faults_sweep.py::test_killed_at_every_statement",
-        ("imports/holding.py", "where i.id = %(id)s and i.attempt = %(seen)s", "where false and i.attempt = %(seen)s"),
+        ("imports/claims.py", "where i.id = %(id)s and i.attempt = %(seen)s", "where false and i.attempt = %(seen)s"),
     ),
     undone(
         "F00 store",
@@ -44,36 +44,36 @@ FAULTS = (
     ),
     undone(
         "F04",
-        "a Share is one transaction",
+        "a batch is one transaction",
         "test_worker.py::test_killed_at_random_moments",
         (
-            "lane.py",
-            "        async with tx.transaction():\n            with spending",
-            "        if True:\n            with spending",
+            "loading/loader.py",
+            "        async with tx.transaction():\n            with timed",
+            "        if True:\n            with timed",
         ),
     ),
     undone(
         "F05",
         "so it is wholly there or not at all, whenever its connection is lost",
-        "test_lane.py::test_connections_lost_anywhere",
+        "test_loader.py::test_connections_lost_anywhere",
         (
-            "lane.py",
-            "        async with tx.transaction():\n            with spending",
-            "        if True:\n            with spending",
+            "loading/loader.py",
+            "        async with tx.transaction():\n            with timed",
+            "        if True:\n            with timed",
         ),
     ),
     undone(
         "F06",
-        "a Share begins with the fence",
-        "test_lane.py::test_fenced_lanes_write_nothing",
-        ("lane.py", "if not await imports.fence(tx, job):", "if await imports.fence(tx, job) is None:"),
+        "a batch begins with the fence",
+        "test_loader.py::test_fenced_loaders_write_nothing",
+        ("loading/loader.py", "if not await imports.fence(tx, job):", "if await imports.fence(tx, job) is None:"),
     ),
     undone(
         "F08",
         "a drain is heard between two Parts",
         "test_worker.py::test_sigterm_in_the_middle",
         (
-            "reading.py",
+            "loading/part_reader.py",
             "        yield part\n        if draining.is_set():\n            raise Draining\n",
             "        yield part\n",
         ),
@@ -111,7 +111,7 @@ FAULTS = (
         "F14",
         "a database that is away is waited for",
         "test_faults.py::test_postgres_is_away",
-        ("lane.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
+        ("loading/loader.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
     ),
     undone(
         "F16",
@@ -154,7 +154,7 @@ FAULTS = (
         "F32",
         "an import that kills its workers is ended",
         "test_faults_worker.py::test_a_file_that_workers_die_of",
-        ("imports/holding.py", "CRASHES_MAX = 4", "CRASHES_MAX = 6"),
+        ("imports/claims.py", "CRASHES_MAX = 4", "CRASHES_MAX = 6"),
     ),
     undone(
         "F37",
@@ -168,14 +168,18 @@ FAULTS = (
     ),
     undone(
         "F39",
-        "no Share commits after a cancel has returned",
-        "test_pipeline.py::test_cancel_counts_the_share_that_it_waited_for",
-        ("imports/holding.py", "and attempt = %s and state = 'running' for share", "and attempt = %s for share"),
+        "no batch commits after a cancel has returned",
+        "test_pipeline.py::test_cancel_counts_the_batch_that_it_waited_for",
+        ("imports/claims.py", "and attempt = %s and state = 'running' for share", "and attempt = %s for share"),
     ),
     undone(
         "others",
         "a key that somebody else brings meanwhile is no fault",
         "test_faults_others.py::test_in_a_vacant_source",
-        ("lane.py", "                if not self._alone:\n                    raise\n", "                raise\n"),
+        (
+            "loading/loader.py",
+            "                if not self._exclusive:\n                    raise\n",
+            "                raise\n",
+        ),
     ),
 )

@@ -1,9 +1,9 @@
 """What must stand in the tables, in plain Python: Records made from numbers, and the ledger replayed in commit order.
 
-Lanes hold different keys and a Source has one import at a time, so the order in which Shares entered the ledger is the
-order of their commits for every key. `INSTRUMENTS` adds that order to a test's own database, and the history of states.
-Knows nothing of Rollcall's code but the tables and the rule by which keys are dealt to Lanes: each begins somewhere in
-the order of addresses, as the Plan says.
+loaders hold different keys and a Source has one import at a time, so the order in which batches entered the ledger is
+the order of their commits for every key. `INSTRUMENTS` adds that order to a test's own database, and the history of
+states. Knows nothing of Rollcall's code but the tables and the rule by which keys are dealt to loaders: each begins
+somewhere in the order of addresses, as the Plan says.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ create trigger slow_begin before insert on rollcall.import_parts for each row ex
 create trigger slow_load before insert on public.contacts for each statement execute function oracle.sleep('{0}');
 create trigger slow_end before update on rollcall.import_parts for each row execute function oracle.sleep('{0}');
 """
-"""Every Share takes three times so many seconds, in its transaction."""
+"""Every batch takes three times so many seconds, in its transaction."""
 
 Contact = tuple[str, dict[str, str]]
 Row = tuple[str, ...]
@@ -93,7 +93,7 @@ class Ledger:
     """One row of `import_parts`, and what the Records it spans must have come to."""
 
     import_id: UUID
-    lane: int
+    loader: int
     first: int
     last: int
     attempt: int
@@ -101,12 +101,12 @@ class Ledger:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, job: UUID, lane: int, first: int, last: int, attempt: int, ord_: int, *counts: int) -> Ledger:
-        return cls(job, lane, first, last, attempt, ord_, counts)
+    def of(cls, job: UUID, loader: int, first: int, last: int, attempt: int, ord_: int, *counts: int) -> Ledger:
+        return cls(job, loader, first, last, attempt, ord_, counts)
 
 
 async def instrument(url: str, *, slow: float = 0.0) -> None:
-    """Add the instruments; with `slow`, every Share takes three times so many seconds."""
+    """Add the instruments; with `slow`, every batch takes three times so many seconds."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as tx:
         await tx.execute(INSTRUMENTS.encode())
         if slow:
@@ -120,7 +120,7 @@ async def violations(url: str, files: dict[UUID, File]) -> list[str]:
     """
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as tx:
         imports = {row[0]: row[1:] for row in await _all(tx, IMPORTS)}
-        begins = {job: row[-1] or [""] for job, row in imports.items()}  # no Plan, no Share
+        begins = {job: row[-1] or [""] for job, row in imports.items()}  # no Plan, no batch
         ledger = [Ledger.of(*row) for row in await _all(tx, LEDGER)]
         contacts = {(row[0], row[1]): row[2:] for row in await _all(tx, CONTACTS)}
         rejects = {(row[0], row[1]) for row in await _all(tx, "select import_id, record from rollcall.rejects")}
@@ -133,7 +133,7 @@ async def violations(url: str, files: dict[UUID, File]) -> list[str]:
     for share in ledger:
         counts = _replay(share, begins[share.import_id], files[share.import_id], wanted, wanted_rejects)
         if counts != share.counts:
-            found.append(f"Share {share} should count {counts}")
+            found.append(f"batch {share} should count {counts}")
     if contacts != wanted:
         differing = [key for key in contacts.keys() | wanted.keys() if contacts.get(key) != wanted.get(key)]
         shown = [(key, contacts.get(key), wanted.get(key)) for key in differing[:3]]
@@ -144,8 +144,8 @@ async def violations(url: str, files: dict[UUID, File]) -> list[str]:
 
 
 IMPORTS = """select id, state, error_code, total, read, created, updated, unchanged, skipped, duplicate, rejected,
-                    plan->'lanes' from rollcall.imports"""
-LEDGER = """select import_id, lane, first, last, attempt, ord, read, created, updated, unchanged, skipped, duplicate,
+                    plan->'loaders' from rollcall.imports"""
+LEDGER = """select import_id, loader, first, last, attempt, ord, read, created, updated, unchanged, skipped, duplicate,
                    rejected from rollcall.import_parts order by ord"""
 CONTACTS = "select source, email, name, attributes, import_id, record from public.contacts"
 HISTORY = "select ord, import_id, source, state, attempt from oracle.history order by ord"
@@ -158,14 +158,14 @@ async def _all(tx: psycopg.AsyncConnection[Any], query: str) -> list[tuple[Any, 
 def _of_import(job: UUID, file: File, row: tuple[Any, ...], shares: list[Ledger]) -> list[str]:
     state, error, total, *counts, begins = row
     found = []
-    for lane in range(len(begins or [])):
+    for loader in range(len(begins or [])):
         reached = 0
-        for share in sorted((each for each in shares if each.lane == lane), key=lambda each: each.first):
+        for share in sorted((each for each in shares if each.loader == loader), key=lambda each: each.first):
             if share.first != reached + 1:
-                found.append(f"{job}: a gap or an overlap in Lane {lane} after {reached}: {share}")
+                found.append(f"{job}: a gap or an overlap in loader {loader} after {reached}: {share}")
             reached = share.last
         if state == "succeeded" and reached != file.count:
-            found.append(f"{job}: Lane {lane} ends at {reached} of {file.count}")
+            found.append(f"{job}: loader {loader} ends at {reached} of {file.count}")
     sums = [sum(share.counts[column] for share in shares) for column in range(7)]
     if sums != counts:
         found.append(f"{job} is {state} with {counts}, the ledger has {sums}")
@@ -183,16 +183,16 @@ def _replay(
     table: dict[tuple[str, str], tuple[Any, ...]],
     rejects: set[tuple[UUID, int]],
 ) -> tuple[int, ...]:
-    """Apply a Share to the table; its counts: read, created, updated, unchanged, skipped, duplicate, rejected."""
+    """Apply a batch to the table; its counts: read, created, updated, unchanged, skipped, duplicate, rejected."""
     folded: dict[str, tuple[str, dict[str, str], int]] = {}
     counts: Counter[str] = Counter()
     for number in range(share.first, share.last + 1):
         contact = file.contact(number)
         if contact is None:
-            if share.lane == 0:
+            if share.loader == 0:
                 counts["rejected"] += 1
                 rejects.add((share.import_id, number))
-        elif sum(contact[0] >= begin for begin in begins[1:]) == share.lane:
+        elif sum(contact[0] >= begin for begin in begins[1:]) == share.loader:
             email, (name, attributes) = contact
             counts["duplicate"] += email in folded
             folded[email] = (name, folded[email][1] | attributes if email in folded else attributes, number)
@@ -214,7 +214,7 @@ def _replay(
 
 
 def _of_history(history: list[tuple[Any, ...]], ledger: list[Ledger]) -> list[str]:
-    """One import of a Source at a time; every Share within its own attempt; attempts only rise."""
+    """One import of a Source at a time; every batch within its own attempt; attempts only rise."""
     found = []
     running: dict[str, tuple[UUID, int]] = {}
     span: dict[tuple[UUID, int], list[float]] = defaultdict(lambda: [0, 0])

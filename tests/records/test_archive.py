@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from rollcall.errors import ArchiveCorrupt, ArchiveTooLarge, ArchiveTruncated, NestedArchive, Unreadable
-from rollcall.records.archive import UNPACKED_BYTES_ANY, UNPACKED_RATIO_MAX, Stored, decoded, detect
+from rollcall.records.archive import UNPACKED_BYTES_ANY, UNPACKED_RATIO_MAX, Stored, detect, unpack
 from rollcall.records.plan import Compression
 
 TEXT = b"".join(b"%d,person%d@example.com\n" % (number, number * number) for number in range(2_000))
@@ -32,7 +32,7 @@ BOTH = pytest.mark.parametrize("compression", ["gzip", "zstd"])
 
 
 def read(data: bytes, compression: Compression | None = None, block: int = 1 << 20) -> bytes:
-    return b"".join(decoded(Stored(io.BytesIO(data)), compression or detect(data), block))
+    return b"".join(unpack(Stored(io.BytesIO(data)), compression or detect(data), block))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_first_bytes_tell_the_compression(head: bytes, compression: Compress
 @pytest.mark.parametrize("block", [1, 1000, 1 << 20])
 def test_what_was_compressed_comes_back_in_blocks(compression: Compression, block: int) -> None:
     text = TEXT[:3_000] if block == 1 else TEXT
-    blocks = list(decoded(Stored(io.BytesIO(COMPRESS[compression](text))), compression, block))
+    blocks = list(unpack(Stored(io.BytesIO(COMPRESS[compression](text))), compression, block))
     assert b"".join(blocks) == text
     assert {len(each) for each in blocks[:-1]} <= {block}
 
@@ -113,7 +113,7 @@ def test_a_bomb_takes_no_more_memory_than_a_block_and_ends_soon() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ArchiveTooLarge):
-            lengths.extend(map(len, decoded(Stored(io.BytesIO(bomb)), "gzip")))
+            lengths.extend(map(len, unpack(Stored(io.BytesIO(bomb)), "gzip")))
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
         tracemalloc.stop()
@@ -134,7 +134,7 @@ def test_what_the_stream_raises_passes_through(compression: Compression) -> None
             raise ConnectionResetError("gone")
 
     with pytest.raises(ConnectionResetError):
-        list(decoded(Stored(cast(BinaryIO, Broken())), compression))
+        list(unpack(Stored(cast(BinaryIO, Broken())), compression))
 
 
 def test_hostile_archives(corpora: Path) -> None:
@@ -147,7 +147,7 @@ def test_hostile_archives(corpora: Path) -> None:
         data = (folder / name).read_bytes()
         size, kind = 0, None
         try:
-            for block in decoded(Stored(io.BytesIO(data)), detect(data)):
+            for block in unpack(Stored(io.BytesIO(data)), detect(data)):
                 assert len(block) <= 1 << 20
                 size += len(block)
         except Unreadable as fault:

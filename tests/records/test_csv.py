@@ -30,7 +30,7 @@ def plan(*header: str, name: tuple[str, ...] = ("name",), email: str = "email", 
 
 
 def scanned(data: bytes, plan: Plan, blocks: int | list[bytes] = MIB) -> list[tuple[bytes, str | None]]:
-    """Every Record's bytes, and the code of its Fault; `blocks` of so many bytes, or these."""
+    """Every Record's bytes, and the code of its RecordError; `blocks` of so many bytes, or these."""
     if isinstance(blocks, int):
         blocks = [data[at : at + blocks] for at in range(0, len(data), blocks)]
     return [
@@ -56,7 +56,7 @@ def read(data: bytes, plan: Plan) -> list[list[str]]:
 
 
 def rows(data: bytes, plan: Plan) -> list[tuple[object, ...]]:
-    """What `parse` makes of a file: (name, email, attributes), or (code, field) of the Fault."""
+    """What `parse` makes of a file: (name, email, attributes), or (code, field) of the RecordError."""
     batch = csv.parse(whole(data, plan), plan)
     attributes = [json.loads(str(each)) for each in batch.attributes.to_pylist()]
     found: list[tuple[object, ...]] = list(

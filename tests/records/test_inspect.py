@@ -64,7 +64,7 @@ def test_tells_by_the_bytes(written: str) -> None:
 
 @pytest.mark.parametrize("form", ["csv", "array", "lines"])
 @pytest.mark.parametrize("note", ["", "x" * 3000], ids=["narrow", "wide"])
-def test_lanes_divide_the_addresses_of_the_head(form: str, note: str) -> None:
+def test_loaders_divide_the_addresses_of_the_head(form: str, note: str) -> None:
     """The head ends in the midst of a Record; of one MiB of wide ones there are 340."""
     emails = [f"{'ABCDEFGH'[number % 8]}{number}@x.org" for number in range(1_000 if note else 20_000)]
     people = [{"name": "Ann", "email": email, "note": note} for email in emails]
@@ -74,14 +74,14 @@ def test_lanes_divide_the_addresses_of_the_head(form: str, note: str) -> None:
         "lines": "\n".join(map(json.dumps, people)),
     }[form]
 
-    begins = inspect(io.BytesIO(data.encode()), lanes=4).lanes
+    begins = inspect(io.BytesIO(data.encode()), loaders=4).loaders
 
-    lanes = Counter(sum(email.lower() >= begin for begin in begins) for email in emails)
-    assert lanes == {lane: pytest.approx(len(emails) / 4, rel=0.15) for lane in (1, 2, 3, 4)}
+    loaders = Counter(sum(email.lower() >= begin for begin in begins) for email in emails)
+    assert loaders == {loader: pytest.approx(len(emails) / 4, rel=0.15) for loader in (1, 2, 3, 4)}
 
 
-def test_a_file_without_addresses_has_one_lane() -> None:
-    assert inspect(io.BytesIO(b"name,email\nAnn,\nBob,\n"), lanes=2).lanes == ("",)
+def test_a_file_without_addresses_has_one_loader() -> None:
+    assert inspect(io.BytesIO(b"name,email\nAnn,\nBob,\n"), loaders=2).loaders == ("",)
 
 
 def test_what_is_given_is_not_guessed() -> None:

@@ -17,10 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat, Unreadable
-from rollcall.records.formats import json, stretches
-from rollcall.records.formats.alike import STRING
-from rollcall.records.formats.reader import RECORD_BYTES_MAX, Fault
-from rollcall.records.formats.stretches import mask_escapes
+from rollcall.records.formats import json, spans
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, RecordError
+from rollcall.records.formats.same_shape import STRING
+from rollcall.records.formats.spans import mask_escapes
 from rollcall.records.plan import Mapping, Plan
 
 PLAN = Plan("json", "none", ("name", "email", "score", "tags"), Mapping("email", ("name",)))
@@ -32,19 +32,19 @@ def split(text: bytes, at: Iterable[int]) -> Iterator[bytes]:
     return (text[begin:end] for begin, end in pairwise(bounds))
 
 
-def scanned(blocks: Iterable[bytes]) -> tuple[list[bytes], dict[int, Fault]]:
+def scanned(blocks: Iterable[bytes]) -> tuple[list[bytes], dict[int, RecordError]]:
     raws: list[bytes] = []
-    faults: dict[int, Fault] = {}
+    faults: dict[int, RecordError] = {}
     for piece in json.scan(blocks, PLAN):
         faults |= {len(raws) + index: fault for index, fault in piece.faults.items()}
         raws += [piece.raw(index) for index in range(len(piece))]
     return raws, faults
 
 
-def loaded(text: bytes, plan: Plan = PLAN) -> tuple[list[tuple[str | None, str | None, str]], dict[int, Fault]]:
-    """Scan and parse: name, email and attributes of every Record, and the Faults."""
+def loaded(text: bytes, plan: Plan = PLAN) -> tuple[list[tuple[str | None, str | None, str]], dict[int, RecordError]]:
+    """Scan and parse: name, email and attributes of every Record, and the RecordErrors."""
     rows: list[tuple[str | None, str | None, str]] = []
-    faults: dict[int, Fault] = {}
+    faults: dict[int, RecordError] = {}
     for piece in json.scan([text], plan):
         batch = json.parse(piece, plan)
         faults |= {len(rows) + index: fault for index, fault in batch.faults.items()}
@@ -54,7 +54,7 @@ def loaded(text: bytes, plan: Plan = PLAN) -> tuple[list[tuple[str | None, str |
 
 
 def one(record: str | bytes, plan: Plan = PLAN) -> Any:
-    """The one Record of a file, or its Fault."""
+    """The one Record of a file, or its RecordError."""
     (row,), faults = loaded(b"[" + (record if isinstance(record, bytes) else record.encode()) + b"]", plan)
     return faults.get(0, row)
 
@@ -144,12 +144,12 @@ def test_broken_files_are_refused_like_by_a_reader_of_the_whole(
 @given(st.lists(st.integers(0, 60), max_size=6), SPLIT)
 def test_long_records_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stretches, "RECORD_BYTES_MAX", 30)
-        patch.setattr(stretches, "KEPT_BYTES", 20)
+        patch.setattr(spans, "RECORD_BYTES_MAX", 30)
+        patch.setattr(spans, "KEPT_BYTES", 20)
         records = [b'"' + b" x"[length % 2 :][:1] * length + b'"' for length in lengths]
         text = b"[" + b" , ".join(record + b" " * (len(record) * 7 % 50) for record in records) + b"]"
         raws, faults = scanned(split(text, at))
-        assert faults == {i: Fault("record_too_long") for i, record in enumerate(records) if len(record) > 30}
+        assert faults == {i: RecordError("record_too_long") for i, record in enumerate(records) if len(record) > 30}
         assert raws == [record[:20] if len(record) > 30 else record for record in records]
 
 
@@ -163,7 +163,7 @@ def test_a_record_of_any_length_takes_bounded_memory(size: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 6 * RECORD_BYTES_MAX + 3 * size
     finally:
         tracemalloc.stop()
-    assert faults == {1: Fault("record_too_long")}
+    assert faults == {1: RecordError("record_too_long")}
     assert raws == [GOOD, long[: 64 << 10], most, GOOD]
 
 
@@ -243,7 +243,7 @@ def test_a_name_of_several_keys() -> None:
     assert one('{"last":"Lee","first":"\\u00a0","email":"e"}', plan) == ("Lee", "e", "{}")
     assert one('{"first":"Ann","last":null,"email":"e"}', plan) == ("Ann", "e", "{}")
     assert one('{"email":"e"}', plan) == (None, "e", "{}")
-    assert one('{"first":"Ann","last":1.50,"email":"e"}', plan) == Fault("invalid_type", "name", "1.50")
+    assert one('{"first":"Ann","last":1.50,"email":"e"}', plan) == RecordError("invalid_type", "name", "1.50")
 
 
 def test_one_key_for_both_fields() -> None:
@@ -253,15 +253,15 @@ def test_one_key_for_both_fields() -> None:
 
 @pytest.mark.parametrize("value", ["1", "1.50", "true", "null", "[]", '{ "a" : 1.0 }', "1e400", "9" * 5_000])
 def test_a_field_that_is_no_string_is_a_fault(value: str) -> None:
-    assert one(f'{{"name":"Ann","email":{value}}}') == Fault("invalid_type", "email", value[:200])
-    assert one(f'{{"name":{value},"email":"a@b.co"}}') == Fault("invalid_type", "name", value[:200])
+    assert one(f'{{"name":"Ann","email":{value}}}') == RecordError("invalid_type", "email", value[:200])
+    assert one(f'{{"name":{value},"email":"a@b.co"}}') == RecordError("invalid_type", "name", value[:200])
 
 
 @pytest.mark.parametrize(
     "record", ["1", "1e400", '"x"', "null", "[]", '["é", {"name":"Ann"}]', "[" + "1," * 500 + "1]"]
 )
 def test_a_record_that_is_no_object_is_a_fault(record: str) -> None:
-    assert one(record) == Fault("invalid_type", None, record[:200])
+    assert one(record) == RecordError("invalid_type", None, record[:200])
 
 
 def test_attributes_are_kept_as_they_are_written_without_blanks() -> None:
@@ -279,7 +279,7 @@ def test_attributes_are_kept_as_they_are_written_without_blanks() -> None:
 def test_what_postgres_cannot_hold_is_a_fault() -> None:
     def other(value: str) -> Any:
         found = one(f'{{"name":"Ann","email":"e","ok":"\\\\\\\\u0000","x":{value}}}')
-        return found if isinstance(found, Fault) else None
+        return found if isinstance(found, RecordError) else None
 
     for text in ('"a\\u0000"', '["\\u0000"]', '{"\\u0000":1}', '{"a":[{"b":"\\\\\\u0000"}]}'):
         found = other(text)
@@ -287,7 +287,7 @@ def test_what_postgres_cannot_hold_is_a_fault() -> None:
         assert (found.code, found.field) == ("nul_character", "x")
         assert "\0" not in found.value
     assert other('["\\\\u0000"]') is None
-    assert one('{"name":"Ann","email":"e","\\u0000":1}') == Fault("nul_character")
+    assert one('{"name":"Ann","email":"e","\\u0000":1}') == RecordError("nul_character")
 
     for text in (
         "1e131072",
@@ -297,9 +297,9 @@ def test_what_postgres_cannot_hold_is_a_fault() -> None:
         "9" * 131_073,
         "0." + "1" * 16_384,
     ):
-        assert other(text) == Fault("number_out_of_range", "x", text[:200])
+        assert other(text) == RecordError("number_out_of_range", "x", text[:200])
     many = ",".join(f'"x{index}":1e131071' for index in range(9))
-    assert one('{"name":"Ann","email":"e",' + many + "}") == Fault("number_out_of_range")
+    assert one('{"name":"Ann","email":"e",' + many + "}") == RecordError("number_out_of_range")
     assert other("[" + ",".join(["1e131071"] * 9) + "]") is not None
     for text in (
         "1e131071",
@@ -326,7 +326,7 @@ def test_what_postgres_cannot_hold_is_a_fault() -> None:
 )
 def test_what_is_no_text_is_a_fault_of_its_record_alone(raw: bytes, code: str) -> None:
     rows, faults = loaded(b'{"note":"\xff\\ud800","data":[' + GOOD + b"," + raw + b"," + GOOD + b"]}")
-    assert faults == {1: Fault(code)}
+    assert faults == {1: RecordError(code)}
     assert rows[0] == rows[2] == ("Ann", "ann@example.com", "{}")
     assert one(b'{"name":"\\ud83d\\ude00","email":"\\\\ud83d"}') == ("\U0001f600", "\\ud83d", "{}")
     with pytest.raises(InvalidJson):

@@ -1,4 +1,4 @@
-"""NDJSON files: one line, one Record or one Fault, however the file is split."""
+"""NDJSON files: one line, one Record or one RecordError, however the file is split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rollcall.records.formats import ndjson, stretches
-from rollcall.records.formats.reader import RECORD_BYTES_MAX, Fault
+from rollcall.records.formats import ndjson, spans
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, RecordError
 from rollcall.records.plan import Mapping, Plan
 
 PLAN = Plan("ndjson", "none", ("name", "email"), Mapping("email", ("name",)))
@@ -25,10 +25,10 @@ def split(text: bytes, at: Iterable[int]) -> Iterator[bytes]:
     return (text[begin:end] for begin, end in pairwise(bounds))
 
 
-def scanned(blocks: Iterable[bytes]) -> tuple[list[bytes], dict[int, Fault]]:
-    """The raw Records and all the Faults."""
+def scanned(blocks: Iterable[bytes]) -> tuple[list[bytes], dict[int, RecordError]]:
+    """The raw Records and all the RecordErrors."""
     raws: list[bytes] = []
-    faults: dict[int, Fault] = {}
+    faults: dict[int, RecordError] = {}
     for piece in ndjson.scan(blocks, PLAN):
         batch = ndjson.parse(piece, PLAN)
         assert len(batch.name) == len(batch.email) == len(batch.attributes) == len(piece)
@@ -60,12 +60,12 @@ def test_every_line_that_is_not_blank_is_a_record(
 @given(st.lists(st.integers(1, 60), max_size=6), SPLIT)
 def test_long_lines_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stretches, "RECORD_BYTES_MAX", 30)
-        patch.setattr(stretches, "KEPT_BYTES", 20)
+        patch.setattr(spans, "RECORD_BYTES_MAX", 30)
+        patch.setattr(spans, "KEPT_BYTES", 20)
         lines = [b"1" * length for length in lengths]
         text = b"".join(b" " * (len(line) * 5 % 40) + line + b" " * (len(line) * 7 % 50) + b"\r\n" for line in lines)
         raws, faults = scanned(split(text, at))
-        long = {index for index, fault in faults.items() if fault == Fault("record_too_long")}
+        long = {index for index, fault in faults.items() if fault == RecordError("record_too_long")}
         assert long == {index for index, line in enumerate(lines) if len(line) > 30}
         assert raws == [line[:20] if len(line) > 30 else line for line in lines]
 
@@ -79,7 +79,7 @@ def test_a_line_of_any_length_takes_bounded_memory(size: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 6 * RECORD_BYTES_MAX + 3 * size
     finally:
         tracemalloc.stop()
-    assert faults == {1: Fault("record_too_long")}
+    assert faults == {1: RecordError("record_too_long")}
     assert [len(raw) for raw in raws] == [len(GOOD), 64 << 10, len(GOOD)]
 
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from rollcall.errors import EmptyFile, InvalidJson, NoRecords, ReaderChanged
 from rollcall.records import Part, Plan, inspect, parts
-from rollcall.records.formats.reader import Fault, Slice
-from rollcall.records.parts import RAW_BYTES_MAX, cut, gathered
+from rollcall.records.formats.reader import RecordError, Slice
+from rollcall.records.parts import RAW_BYTES_MAX, cut, join_small
 
 FILES = Path(__file__).parent.parent / "files"
 
@@ -34,7 +34,9 @@ def sliced(records: list[bytes], at: list[int]) -> Iterator[Slice]:
         some = records[begin:end]
         ends = np.cumsum([len(record) + 1 for record in some], dtype=np.int64) - 1
         starts = ends - np.array([len(record) for record in some], np.int64)
-        faults = {place: Fault(f"fault {begin + place}") for place in range(len(some)) if (begin + place) % 3 == 0}
+        faults = {
+            place: RecordError(f"fault {begin + place}") for place in range(len(some)) if (begin + place) % 3 == 0
+        }
         yield Slice(b"\n".join(some), starts, ends, faults, np.arange(begin, end).astype(np.uint8))
 
 
@@ -56,7 +58,7 @@ def test_the_grid_depends_on_the_records_alone(
     numbers = np.cumsum([1, *(len(part) for part in expected)])[:-1]
     assert [first for first, _ in found] == numbers.tolist()
     for first, slices in found:
-        joined = list(gathered(slices, least, 2 * size))
+        joined = list(join_small(slices, least, 2 * size))
         assert len(joined) == 1 or all(
             sum(map(len, pair)) > least or sum(len(each.data) for each in pair) > 2 * size for pair in pairwise(joined)
         )
@@ -66,7 +68,7 @@ def test_the_grid_depends_on_the_records_alone(
             assert [some.raw(index) for index in range(len(some))] == [records[number] for number in whole]
             assert some.lines is not None
             assert some.lines.tolist() == list(whole)
-            assert some.faults == {n - first + 1: Fault(f"fault {n}") for n in whole if n % 3 == 0}
+            assert some.faults == {n - first + 1: RecordError(f"fault {n}") for n in whole if n % 3 == 0}
             assert (some.starts[0], some.ends[-1]) == (0, len(some.data))
             first += len(some)
 
@@ -75,7 +77,7 @@ def test_the_grid_depends_on_the_records_alone(
 def test_what_is_parsed_together_has_a_limit(limits: tuple[int, int]) -> None:
     slices = list(sliced([b"a"] * 7, [1, 3, 4, 6]))
 
-    assert [len(some) for some in gathered(slices, *limits)] == [3, 3, 1]
+    assert [len(some) for some in join_small(slices, *limits)] == [3, 3, 1]
 
 
 def rows(count: int) -> bytes:

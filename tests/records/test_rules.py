@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rollcall.records.formats import reader
-from rollcall.records.formats.reader import Batch, Fault
+from rollcall.records.formats.reader import Columns, RecordError
 from rollcall.records.rules import CODES, judge, message
 
 BRIEF = re.compile(
@@ -19,9 +19,9 @@ BRIEF = re.compile(
 )
 
 
-def batch(*records: tuple[str | None, str | None], faults: dict[int, Fault] | None = None) -> Batch:
+def batch(*records: tuple[str | None, str | None], faults: dict[int, RecordError] | None = None) -> Columns:
     names, emails = zip(*records, strict=True)
-    return Batch(
+    return Columns(
         name=pa.array(names, pa.string()),
         email=pa.array(emails, pa.string()),
         attributes=pa.array(["{}"] * len(records)),
@@ -77,7 +77,7 @@ def test_contacts_are_trimmed_and_lowered_and_keep_their_numbers() -> None:
 
 
 def test_what_the_reader_found_comes_first() -> None:
-    faults = {2: Fault("stray_quote", "phone", "x" * 300), 0: Fault("invalid_json")}
+    faults = {2: RecordError("stray_quote", "phone", "x" * 300), 0: RecordError("invalid_json")}
     contacts, rejects = judge(batch(("Ann", "ann@x.org"), ("Bob", "bob@"), ("", ""), faults=faults), 1)
 
     assert contacts.num_rows == 0
@@ -89,7 +89,7 @@ def test_what_the_reader_found_comes_first() -> None:
 
 
 def test_a_value_is_cut_by_characters_and_made_fit_to_be_stored() -> None:
-    faults = {1: Fault("lone_surrogate", "name", "\ud800")}
+    faults = {1: RecordError("lone_surrogate", "name", "\ud800")}
     _, rejects = judge(batch(("é" * 256, "ann@x.org"), ("", ""), ("\x00", "a@x.org"), faults=faults), 1)
 
     assert rejects["value"].to_pylist() == ["é" * 200, "?", "\ufffd"]
@@ -97,14 +97,14 @@ def test_a_value_is_cut_by_characters_and_made_fit_to_be_stored() -> None:
 
 def test_no_records_are_no_trouble() -> None:
     nothing = pa.array([], pa.string())
-    contacts, rejects = judge(Batch(nothing, nothing, nothing, {}), 1)
+    contacts, rejects = judge(Columns(nothing, nothing, nothing, {}), 1)
 
     assert (contacts.num_rows, rejects.num_rows) == (0, 0)
 
 
 def test_slices_of_larger_columns_are_judged_alike() -> None:
     whole = batch(("Ann", "ann@x.org"), ("Bob", "bob@"), (None, "co@x.org"))
-    part = Batch(whole.name[1:], whole.email[1:], whole.attributes[1:], {})
+    part = Columns(whole.name[1:], whole.email[1:], whole.attributes[1:], {})
 
     assert judge(part, 2)[1]["code"].to_pylist() == ["email_invalid", "required"]
 
@@ -128,7 +128,7 @@ def test_the_pattern_is_the_briefs(email: str) -> None:
 
 def test_readers_find_only_what_can_be_said() -> None:
     sources = [file.read_text() for file in Path(reader.__file__).parent.glob("*.py")]
-    found = {code for source in sources for code in re.findall(r'Fault\(\s*"(\w+)"', source)}
+    found = {code for source in sources for code in re.findall(r'RecordError\(\s*"(\w+)"', source)}
 
     assert "stray_quote" in found
     assert found <= set(CODES)

@@ -32,9 +32,9 @@ def of(emails: Iterable[str]) -> pa.Table:
     return contacts(*((email, "Ann", "{}") for email in emails))
 
 
-def deal(table: pa.Table, lanes: int) -> list[pa.Table]:
-    """To Lanes that were found by these very addresses; some of them may be empty."""
-    begins = shares.divide(map(str, table["email"].to_pylist()), lanes)
+def deal(table: pa.Table, loaders: int) -> list[pa.Table]:
+    """To loaders that were found by these very addresses; some of them may be empty."""
+    begins = shares.divide(map(str, table["email"].to_pylist()), loaders)
     return shares.deal(table, begins)
 
 
@@ -57,14 +57,14 @@ def realistic(kind: str, count: int = 20_000) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["counted", "padded", "random", "names"])
-@pytest.mark.parametrize("lanes", [2, 3, 4, 8])
-def test_lanes_get_even_shares(kind: str, lanes: int) -> None:
+@pytest.mark.parametrize("loaders", [2, 3, 4, 8])
+def test_loaders_get_even_batches(kind: str, loaders: int) -> None:
     emails = realistic(kind)
-    dealt = deal(of(emails), lanes)
+    dealt = deal(of(emails), loaders)
 
     assert sum(share.num_rows for share in dealt) == len(emails)
     for share in dealt:
-        assert share.num_rows == pytest.approx(len(emails) / lanes, rel=0.1)
+        assert share.num_rows == pytest.approx(len(emails) / loaders, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ def test_lanes_get_even_shares(kind: str, lanes: int) -> None:
         (["émile@x.org", "éva@x.org"], ("", "év")),
     ],
 )
-def test_a_lane_begins_with_as_little_as_parts_two_addresses(emails: list[str], begins: tuple[str, ...]) -> None:
+def test_a_loader_begins_with_as_little_as_parts_two_addresses(emails: list[str], begins: tuple[str, ...]) -> None:
     assert shares.divide(emails, 2) == begins
 
 
-def test_a_lane_begins_with_a_short_text_if_there_is_one_nearby() -> None:
+def test_a_loader_begins_with_a_short_text_if_there_is_one_nearby() -> None:
     emails = [f"{letter}{number:04d}@x.org" for letter in "ab" for number in range(1000)]
 
     assert shares.divide(emails[:-20], 2) == ("", "b")
 
 
-def test_a_lane_is_a_stretch_of_the_order_of_addresses() -> None:
-    """By bytes, as the index has them; what a Lane begins with is its own."""
+def test_a_loader_is_a_stretch_of_the_order_of_addresses() -> None:
+    """By bytes, as the index has them; what a loader begins with is its own."""
     emails = ["zoë@x.org", "a@x.org", "n@x.org", "m@x.org", "n", "éva@x.org"]
 
     assert [share["email"].to_pylist() for share in shares.deal(of(emails), ("", "n", "éva@x.org"))] == [
@@ -100,7 +100,7 @@ def test_a_lane_is_a_stretch_of_the_order_of_addresses() -> None:
     ]
 
 
-def test_file_order_is_kept_and_one_lane_gets_all() -> None:
+def test_file_order_is_kept_and_one_loader_gets_all() -> None:
     table = of(realistic("random", 1000))
 
     assert shares.deal(table, ("",)) == [table]
@@ -157,7 +157,7 @@ ROW = st.tuples(
 
 @given(st.lists(ROW, max_size=25), st.sampled_from(["last", "first"]), st.integers(1, 4))
 def test_dealt_and_folded_is_what_one_after_the_other_gives(
-    rows: list[tuple[str, str, dict[str, Any]]], keep: Any, lanes: int
+    rows: list[tuple[str, str, dict[str, Any]]], keep: Any, loaders: int
 ) -> None:
     expected: dict[str, tuple[str, dict[str, Any], int]] = {}
     for record, (email, name, attributes) in enumerate(rows, 1):
@@ -167,7 +167,7 @@ def test_dealt_and_folded_is_what_one_after_the_other_gives(
             expected[email] = (name, expected[email][1] | attributes, record)
     table = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows))
 
-    folds = [shares.fold(share, keep) for share in deal(table, lanes)]
+    folds = [shares.fold(share, keep) for share in deal(table, loaders)]
 
     found = {
         row["email"]: (row["name"], json.loads(row["attributes"]), row["record"])

@@ -237,9 +237,9 @@ def import_(
         onInvalid=on_invalid, onDuplicate=on_duplicate, mapping=mapping, format=format_, maxRejects=max_rejects
     )
     if to is None:
-        succeeded = load.here(file, source, options, settings.read(data_dir=data_dir))
+        succeeded = load.import_locally(file, source, options, settings.read(data_dir=data_dir))
     else:
-        succeeded = load.there(file, source, options, to, key)
+        succeeded = load.import_by_service(file, source, options, to, key)
     raise typer.Exit(0 if succeeded else 1)
 
 

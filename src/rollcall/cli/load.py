@@ -50,7 +50,7 @@ class Interrupted(RollcallError):
     code = "INTERRUPTED"
 
 
-class Here:
+class LocalClient:
     """What a Client does, done in this process by the functions that answer a Client's requests."""
 
     def __init__(self, service: Service, working: asyncio.Task[None]) -> None:
@@ -78,7 +78,7 @@ class Here:
         async with self._service.database.session() as tx:
             job = await imports.show(tx, UUID(job_id))
             assert job is not None
-            return import_answers.shown(job).model_dump(mode="json", by_alias=True)
+            return import_answers.describe(job).model_dump(mode="json", by_alias=True)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         await control.cancel(self._service.database, UUID(job_id))
@@ -97,7 +97,7 @@ class Here:
             yield block
 
 
-def here(file: Path, source: str, options: dict[str, str], settings: Settings) -> bool:
+def import_locally(file: Path, source: str, options: dict[str, str], settings: Settings) -> bool:
     """Import the file with a worker of this process's own; whether it succeeded. Raises what stands in the way."""
     Options.parse(options)
     telemetry.configure("console")
@@ -116,7 +116,7 @@ def here(file: Path, source: str, options: dict[str, str], settings: Settings) -
                     body_bytes_max=settings.max_upload_size,
                     limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
                 )
-                return await _bring(file, source, options, Here(service, working))
+                return await import_file(file, source, options, LocalClient(service, working))
         finally:
             stop.set()
             await working
@@ -130,17 +130,17 @@ def here(file: Path, source: str, options: dict[str, str], settings: Settings) -
         ) from error
 
 
-def there(file: Path, source: str, options: dict[str, str], url: str, key: str | None) -> bool:
+def import_by_service(file: Path, source: str, options: dict[str, str], url: str, key: str | None) -> bool:
     """Import the file through the service at `url`; whether it succeeded. Raises ServiceDown, ServiceRefused."""
 
     async def run() -> bool:
         async with Client(url, key) as service:
-            return await _bring(file, source, options, service)
+            return await import_file(file, source, options, service)
 
     return asyncio.run(run())
 
 
-async def _bring(file: Path, source: str, options: dict[str, str], service: Client | Here) -> bool:
+async def import_file(file: Path, source: str, options: dict[str, str], service: Client | LocalClient) -> bool:
     began, length = time.monotonic(), _length(file)
     with show.progress() as moved:
         try:
@@ -162,7 +162,7 @@ async def _bring(file: Path, source: str, options: dict[str, str], service: Clie
     return bool(job["state"] == "succeeded")
 
 
-async def _follow(service: Client | Here, job_id: str, moved: show.Moved) -> dict[str, Any]:
+async def _follow(service: Client | LocalClient, job_id: str, moved: show.Moved) -> dict[str, Any]:
     """The import once it is final."""
     job, heard = None, time.monotonic()
     while job is None or job["state"] in OPEN:

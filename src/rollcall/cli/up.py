@@ -123,7 +123,7 @@ class Watch:
         try:
             async with asyncio.timeout(BEAT_LOOK_SECONDS):
                 self.connection = self.connection or await connect(self.url, "rollcall:up")
-                silence = await workers.silence(self.connection, workers.name_of(pid))
+                silence = await workers.seconds_since_beat(self.connection, workers.name_of(pid))
         except (psycopg.Error, TimeoutError):
             await self.close()
             return False

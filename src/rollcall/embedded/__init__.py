@@ -43,7 +43,7 @@ OPTIONS = {
     "unix_socket_permissions": "0700",
     "max_connections": "100",
     "max_wal_size": "8GB",
-    # Two Lanes fill the usual 8 MB faster than the WAL writer comes by, and then stand in line to write for it.
+    # Two loaders fill the usual 8 MB faster than the WAL writer comes by, and then stand in line to write for it.
     "wal_buffers": "32MB",
     "checkpoint_timeout": "15min",
     "logging_collector": "off",

@@ -12,18 +12,39 @@ where they matter.
     census     figures over all of them
 """
 
-from rollcall.imports.census import census, count_open, count_queued, longest_wait, outcomes
-from rollcall.imports.ending import cancel, close, fail, fail_check, retry
-from rollcall.imports.entry import FINAL, Counts, Import, State, create, new_id, of_upload, page, show, standing
-from rollcall.imports.holding import CRASHES_MAX, LARGE_BYTES, Held, claim, fence, freeze, look, release, take
+from rollcall.imports.claims import (
+    CRASHES_MAX,
+    LARGE_BYTES,
+    Stalled,
+    claim,
+    fence,
+    freeze,
+    list_stalled,
+    release,
+    take_over,
+)
+from rollcall.imports.closing import cancel, close, fail, fail_check, retry
+from rollcall.imports.stats import census, count_open, count_queued, longest_wait, outcomes
+from rollcall.imports.table import (
+    FINAL,
+    Counts,
+    Import,
+    State,
+    create,
+    new_id,
+    of_upload,
+    page,
+    show,
+    state_and_attempt,
+)
 
 __all__ = [
     "CRASHES_MAX",
     "FINAL",
     "LARGE_BYTES",
     "Counts",
-    "Held",
     "Import",
+    "Stalled",
     "State",
     "cancel",
     "census",
@@ -36,8 +57,8 @@ __all__ = [
     "fail_check",
     "fence",
     "freeze",
+    "list_stalled",
     "longest_wait",
-    "look",
     "new_id",
     "of_upload",
     "outcomes",
@@ -45,6 +66,6 @@ __all__ = [
     "release",
     "retry",
     "show",
-    "standing",
-    "take",
+    "state_and_attempt",
+    "take_over",
 ]

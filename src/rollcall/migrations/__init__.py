@@ -11,7 +11,7 @@ from importlib import resources
 
 import psycopg
 
-from rollcall.database import Connection, Incompatible, connect, meaning
+from rollcall.database import Connection, Incompatible, classify, connect
 from rollcall.errors import DatabaseDown, Unavailable
 from rollcall.migrations.adoption import adopt
 
@@ -33,7 +33,7 @@ async def migrate(url: str, *, keep_newest: bool = False) -> list[str]:
             await tx.execute("select pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
             return await _apply(tx, keep_newest=keep_newest)
     except psycopg.Error as error:
-        match meaning(error):
+        match classify(error):
             case "locked":
                 raise Unavailable(
                     f"For {LOCK_SECONDS} seconds others have used the tables that are to be changed; nothing was"

@@ -37,10 +37,10 @@ def inspect(
     *,
     format: str | None = None,  # noqa: A002
     mapping: Mapping | None = None,
-    lanes: int = 1,
+    loaders: int = 1,
 ) -> Plan:
     """What the file is, by its bytes: its first MiB (decoded), or 5 if the first Record of a JSON file is that long;
-    and how its addresses are divided among so many Lanes.
+    and how its addresses are divided among so many loaders.
 
     `format` (csv, tsv, json, ndjson) and `mapping` are taken as given and checked; what is not given is detected and
     guessed. Raises the Unreadable that says why the file cannot be imported, and what the stream raises.
@@ -55,7 +55,7 @@ def inspect(
         delimiter, skip, headings = text.csv_dialect(head, "\t" if name == "tsv" else None)
         header = mappings.unique(headings)
         plan = Plan("csv", compression, header, _columns(mapping, header), delimiter, skip)
-        return replace(plan, lanes=_lanes(plan, head, lanes))
+        return replace(plan, loaders=_loaders(plan, head, loaders))
     if name not in ("json", "ndjson"):
         raise UnknownFormat(f'The format "{name}" is not known. It can be csv, tsv, json or ndjson.')
     json_format: FormatName = "json" if name == "json" else "ndjson"
@@ -65,19 +65,19 @@ def inspect(
         more, whole = _more(blocks, RECORD_BYTES_MAX)
         header = tuple(keys(head + more, whole))
     plan = Plan(json_format, compression, header, _columns(mapping, header))
-    return replace(plan, lanes=_lanes(plan, head, lanes))
+    return replace(plan, loaders=_loaders(plan, head, loaders))
 
 
-def _lanes(plan: Plan, head: bytes, lanes: int) -> tuple[str, ...]:
-    """Where the Lanes begin, by the first addresses of the file; its first bytes may end anywhere."""
+def _loaders(plan: Plan, head: bytes, loaders: int) -> tuple[str, ...]:
+    """Where the loaders begin, by the first addresses of the file; its first bytes may end anywhere."""
     emails: list[str] = []
-    if lanes > 1:
+    if loaders > 1:
         with suppress(Unreadable):
             for part in parts(BytesIO(head), replace(plan, compression="none"), part_records=SAMPLE_PIECE):
                 emails += map(str, part.contacts["email"].to_pylist())
                 if part.last >= SAMPLE_RECORDS:
                     break
-    return divide(emails, lanes)
+    return divide(emails, loaders)
 
 
 def cells(raw: bytes, plan: Plan) -> list[str]:
@@ -90,7 +90,7 @@ def _decoded(stream: BinaryIO) -> tuple[Compression, Iterator[bytes]]:
     while len(first) < 4 and (more := stream.read(4 - len(first))):
         first += more
     compression = archive.detect(first)
-    return compression, archive.decoded(archive.Stored(stream, first), compression, 64 << 10)
+    return compression, archive.unpack(archive.Stored(stream, first), compression, 64 << 10)
 
 
 def _more(blocks: Iterator[bytes], size: int) -> tuple[bytes, bool]:

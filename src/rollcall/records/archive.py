@@ -51,7 +51,7 @@ def detect(head: bytes) -> Compression:
     return "none"
 
 
-def decoded(stream: Stored, compression: Compression, block: int = 1 << 20) -> Iterator[bytes]:
+def unpack(stream: Stored, compression: Compression, block: int = 1 << 20) -> Iterator[bytes]:
     """Yield the decoded bytes in blocks of at most `block` bytes. All members and frames count, not just the first.
 
     Raises ArchiveTruncated, ArchiveCorrupt (bad checksum, bytes after the end, a zstd window over 128 MiB),

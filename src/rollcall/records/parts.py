@@ -17,8 +17,8 @@ import pyarrow as pa
 from rollcall.errors import EmptyFile, InvalidJson, NoRecords, ReaderChanged
 from rollcall.records import archive
 from rollcall.records.formats import csv, json, ndjson
-from rollcall.records.formats.reader import Batch, Fault, Format, Slice
-from rollcall.records.plan import READER, FormatName, Plan
+from rollcall.records.formats.reader import Columns, Format, RecordError, Slice
+from rollcall.records.plan import READER_VERSION, FormatName, Plan
 from rollcall.records.rules import judge
 
 PART_RECORDS = 16_000
@@ -60,10 +60,10 @@ def parts(stream: BinaryIO, plan: Plan, *, after: int = 0, part_records: int = P
     `stream`: the file as it was received, from its first byte. Raises ReaderChanged, NoRecords (EmptyFile when there is
     no byte), the Unreadable that says what is wrong with the file, and what the stream raises.
     """
-    if plan.reader != READER:
+    if plan.reader != READER_VERSION:
         raise ReaderChanged
     stored, format_ = archive.Stored(stream), FORMATS[plan.format]
-    blocks = archive.decoded(stored, plan.compression)
+    blocks = archive.unpack(stored, plan.compression)
     last = 0
     for first, slices in cut(format_.scan(blocks, plan), part_records):
         last = first + sum(map(len, slices)) - 1
@@ -75,7 +75,7 @@ def parts(stream: BinaryIO, plan: Plan, *, after: int = 0, part_records: int = P
 
 def _part(format_: Format, plan: Plan, slices: list[Slice], first: int, position: int) -> Part:
     contacts, rejects, record, took = [], [], first, 0.0
-    for records in gathered(slices):
+    for records in join_small(slices):
         batch, began = _parse(format_, records, plan, record), time.perf_counter()
         good, bad = judge(batch, record)
         took += time.perf_counter() - began
@@ -116,16 +116,16 @@ def cut(
         yield first, pieces
 
 
-def gathered(slices: list[Slice], records: int = PARSED_RECORDS, size: int = PARSED_BYTES) -> Iterator[Slice]:
+def join_small(slices: list[Slice], records: int = PARSED_RECORDS, size: int = PARSED_BYTES) -> Iterator[Slice]:
     """The same Records in fewer Slices: those are joined that have no more than `records` and `size` together."""
     held, count, length = list[Slice](), 0, 0
     for piece in slices:
         count, length = count + len(piece), length + len(piece.data)
         if held and (count > records or length > size):
-            yield _joined(held)
+            yield _join(held)
             held, count, length = [], len(piece), len(piece.data)
         held.append(piece)
-    yield _joined(held)
+    yield _join(held)
 
 
 def _between(piece: Slice, begin: int, end: int) -> Slice:
@@ -142,12 +142,12 @@ def _between(piece: Slice, begin: int, end: int) -> Slice:
     return some if len(some.data) <= SPARSE * int((ends - starts).sum()) else some.packed()
 
 
-def _joined(pieces: list[Slice]) -> Slice:
+def _join(pieces: list[Slice]) -> Slice:
     if len(pieces) == 1:
         return pieces[0]
     data_before = np.cumsum([0, *(len(piece.data) for piece in pieces)])
     records_before = np.cumsum([0, *(len(piece) for piece in pieces)])
-    faults: dict[int, Fault] = {}
+    faults: dict[int, RecordError] = {}
     for piece, before in zip(pieces, records_before, strict=False):
         faults |= {int(before) + index: fault for index, fault in piece.faults.items()}
     lines = [piece.lines for piece in pieces if piece.lines is not None]
@@ -160,7 +160,7 @@ def _joined(pieces: list[Slice]) -> Slice:
     )
 
 
-def _parse(format_: Format, records: Slice, plan: Plan, first: int) -> Batch:
+def _parse(format_: Format, records: Slice, plan: Plan, first: int) -> Columns:
     try:
         return format_.parse(records, plan)
     except InvalidJson as fault:

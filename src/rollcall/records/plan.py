@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 FormatName = Literal["csv", "json", "ndjson"]
 Compression = Literal["none", "gzip", "zstd"]
 
-READER = 1
+READER_VERSION = 1
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
 Raise it whenever the same bytes would be read differently: an import that began with another version ends
@@ -37,7 +37,7 @@ class Plan:
     `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
     sample, in order of appearance (a guide for people and reject files; later Records may have others).
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
-    `lanes`: where each Lane begins in the order of addresses (by bytes); the first one with the empty text.
+    `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
     format: FormatName
@@ -46,8 +46,8 @@ class Plan:
     mapping: Mapping
     delimiter: str | None = None
     skip: int = 0
-    lanes: tuple[str, ...] = ("",)
-    reader: int = READER
+    loaders: tuple[str, ...] = ("",)
+    reader: int = READER_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored on the Import and shown to people."""
@@ -60,7 +60,7 @@ class Plan:
             **stored
             | {
                 "header": tuple(stored["header"]),
-                "lanes": tuple(stored["lanes"]),
+                "loaders": tuple(stored["loaders"]),
                 "mapping": Mapping(email=mapping["email"], name=tuple(mapping["name"])),
             }
         )

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rollcall.records.fields import EMAIL_LENGTH_MAX, NAME_LENGTH_MAX
-from rollcall.records.formats.columns import signs
-from rollcall.records.formats.reader import Batch, Fault, Offsets
+from rollcall.records.formats.columns import value_bytes
+from rollcall.records.formats.reader import Columns, Offsets, RecordError
 from rollcall.records.text import BLANKS
 
 VALUE_LENGTH_MAX = 200
@@ -64,7 +64,7 @@ def message(code: str, field: str | None) -> str:
     return CODES[code].format(field=field or "record")
 
 
-def judge(batch: Batch, first: int) -> tuple[pa.Table, pa.Table]:
+def judge(batch: Columns, first: int) -> tuple[pa.Table, pa.Table]:
     """The Contacts and the Rejects of these Records, in file order; the first Record has the number `first`.
 
     Contacts: email, name, attributes (strings), record (int64). Rejects: `REJECTS`. Every Record is in one of them.
@@ -93,7 +93,7 @@ def _trim(column: Column) -> Column:
     return pc.utf8_trim(pc.fill_null(column, ""), BLANKS)
 
 
-def _problems(batch: Batch, email: Column, name: Column) -> list[Problem]:
+def _problems(batch: Columns, email: Column, name: Column) -> list[Problem]:
     """Every problem a Record can have, the one that counts first. `email` and `name` are trimmed."""
     return [
         ("email", "required", batch.email, np.asarray(batch.email.is_null())),
@@ -120,7 +120,7 @@ def _longer(column: Column, most: int) -> Flags:
 
 def _controlled(column: Column) -> Flags:
     """Which have a control character; they are searched one by one only if there is a byte that might be one."""
-    text = signs(column)
+    text = value_bytes(column)
     if not ((text < ord(" ")) | (text == 0x7F)).any():
         return np.zeros(len(column), np.bool_)
     return np.asarray(pc.match_substring_regex(column, CONTROL_PATTERN))
@@ -132,7 +132,7 @@ def _rejects(record: Offsets, field: str, code: str, values: Column) -> pa.Table
     return pa.table(columns, schema=REJECTS)
 
 
-def _faults(faults: dict[int, Fault], first: int) -> pa.Table:
+def _faults(faults: dict[int, RecordError], first: int) -> pa.Table:
     found = [(first + index, fault.field, fault.code, _encodable(fault.value)) for index, fault in faults.items()]
     record, field, code, value = zip(*found, strict=True) if found else ((), (), (), ())
     return pa.table([record, field, code, _shown(pa.array(value, pa.string()))], schema=REJECTS)

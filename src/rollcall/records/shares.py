@@ -1,7 +1,7 @@
-"""Contacts dealt to the Lanes and folded to one row a key. Pure; knows no connection and no table.
+"""Contacts dealt to the loaders and folded to one row a key. Pure; knows no connection and no table.
 
-A Lane is a stretch of the order of addresses: what it brings at a time lies side by side in the index, and no other
-Lane is there. Where Lanes begin is in the Plan, so that a resumed import deals as the one before it did.
+A loader is a stretch of the order of addresses: what it brings at a time lies side by side in the index, and no other
+loader is there. Where loaders begin is in the Plan, so that a resumed import deals as the one before it did.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ Column = Any  # a string array; Arrow's stubs lose the type in most kernels
 Rows = npt.NDArray[np.int64]
 LETTERS_MAX = 16
 NEAR = 50
-"""A Lane may get a fiftieth more or less than it should, if it then begins with a shorter text."""
+"""A loader may get a fiftieth more or less than it should, if it then begins with a shorter text."""
 
 
-def divide(emails: Iterable[str], lanes: int) -> tuple[str, ...]:
-    """Where each of so many Lanes begins, so that each gets about as many of these addresses; fewer if that cannot be.
+def divide(emails: Iterable[str], loaders: int) -> tuple[str, ...]:
+    """Where each of so many loaders begins, so that each gets about as many of these addresses; fewer if that cannot
+    be.
 
-    A Lane begins with the shortest text that parts two addresses near there: mostly a few letters, never an address,
+    A loader begins with the shortest text that parts two addresses near there: mostly a few letters, never an address,
     for the Plan stays when the file is gone.
     """
     keys = sorted({email.partition("@")[0] for email in emails})
     begins = {""}
-    for lane in range(1, lanes):
-        middle, around = len(keys) * lane // lanes, len(keys) // lanes // NEAR
+    for loader in range(1, loaders):
+        middle, around = len(keys) * loader // loaders, len(keys) // loaders // NEAR
         near = range(max(middle - around, 1), min(middle + around + 1, len(keys)))
         begins.add(min((_parting(keys[at - 1], keys[at]) for at in near), key=len, default=""))
     return tuple(sorted(begins))
@@ -44,12 +45,12 @@ def _parting(key: str, next_key: str) -> str:
 
 
 def deal(contacts: pa.Table, begins: Sequence[str]) -> list[pa.Table]:
-    """Each Lane's Contacts, in file order."""
+    """Each loader's Contacts, in file order."""
     email = _column(contacts, "email")
-    lane = np.zeros(len(email), np.int64)
+    loader = np.zeros(len(email), np.int64)
     for begin in begins[1:]:
-        lane += np.asarray(pc.greater_equal(email, pa.scalar(begin)))
-    return [contacts.take(np.flatnonzero(lane == number)) for number in range(len(begins))]
+        loader += np.asarray(pc.greater_equal(email, pa.scalar(begin)))
+    return [contacts.take(np.flatnonzero(loader == number)) for number in range(len(begins))]
 
 
 def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:

@@ -20,7 +20,7 @@ from rollcall.database import Database
 from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
-from rollcall.telemetry import Figures
+from rollcall.telemetry import CounterValues
 
 BODIES_MAX = 32
 """Bodies that one process takes in at the same time."""
@@ -39,8 +39,8 @@ class Service:
     body_bytes_max: int
     limits: Limits
     bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BODIES_MAX))
-    judges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
-    shown: Figures = field(default_factory=dict)
+    cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    shown: CounterValues = field(default_factory=dict)
 
 
 def _service(request: Request) -> Service:
@@ -54,5 +54,5 @@ def _caller(request: Request, _: Annotated[object, Security(HTTPBearer(auto_erro
     return caller
 
 
-Serving = Annotated[Service, Depends(_service)]
-Asking = Annotated[Caller, Depends(_caller)]
+ServiceDep = Annotated[Service, Depends(_service)]
+CallerDep = Annotated[Caller, Depends(_caller)]

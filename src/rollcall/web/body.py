@@ -21,7 +21,7 @@ WINDOW_SECONDS = 60.0
 BYTES_PER_SECOND = 1024
 
 
-def announced(request: Request, bytes_max: int) -> int:
+def content_length(request: Request, bytes_max: int) -> int:
     """How long the body will be, by its Content-Length; 0: it does not say. Raises TooLarge."""
     length = int(request.headers.get("content-length", 0))
     if length > bytes_max:
@@ -29,9 +29,9 @@ def announced(request: Request, bytes_max: int) -> int:
     return length
 
 
-async def arriving(request: Request, bytes_max: int) -> AsyncGenerator[bytes, None]:
+async def paced_body(request: Request, bytes_max: int) -> AsyncGenerator[bytes, None]:
     """The body in pieces. Raises UploadFailed when it breaks off, RequestTimeout when it is slow, TooLarge."""
-    expected, received, pace, stream = announced(request, bytes_max), 0, Pace(), request.stream()
+    expected, received, pace, stream = content_length(request, bytes_max), 0, Pace(), request.stream()
     while True:
         began = time.monotonic()
         try:

@@ -9,8 +9,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 
 from rollcall import contacts
-from rollcall.web import Asking, Serving
-from rollcall.web.answers import PROBLEMS, Answer, Text
+from rollcall.web import CallerDep, ServiceDep
+from rollcall.web.responses import PROBLEMS, Answer, Text
 
 router = APIRouter(tags=["contacts"])
 
@@ -38,8 +38,8 @@ class ContactsShown(Answer):
 
 @router.get("/contacts", summary="List contacts", responses=PROBLEMS)
 async def list_contacts(
-    service: Serving,
-    caller: Asking,
+    service: ServiceDep,
+    caller: CallerDep,
     source: Text = None,
     email: Text = None,
     after: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,

@@ -16,14 +16,14 @@ import orjson
 from rollcall.errors import InvalidInput, Unreadable
 from rollcall.options import NAMES, Options
 from rollcall.records import Mapping, Plan, inspect, message, parts
-from rollcall.web.answers import issue
+from rollcall.web.responses import issue
 
 SOURCE_LENGTH_MAX = 100
 ISSUES_MAX = 100
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportRequest:
     """What a request asks for besides its bytes."""
 
     source: str
@@ -31,7 +31,7 @@ class Wish:
     resumable: bool
 
 
-def wish(given: dict[str, Any], issues: list[dict[str, Any]] | None = None, **defaults: Any) -> Wish:
+def parse_request(given: dict[str, Any], issues: list[dict[str, Any]] | None = None, **defaults: Any) -> ImportRequest:
     """From `source`, `useResumable` and options by their public names. `defaults`: of `Options.parse`.
 
     Raises InvalidInput with one issue for every value that cannot be used, after those in `issues`.
@@ -46,13 +46,13 @@ def wish(given: dict[str, Any], issues: list[dict[str, Any]] | None = None, **de
     try:
         options = Options.parse(texts, **defaults)
     except InvalidInput as error:
-        raise refused(issues + (error.issues or [])) from None
+        raise invalid_input(issues + (error.issues or [])) from None
     if issues:
-        raise refused(issues)
-    return Wish(given["source"], options, resumable)
+        raise invalid_input(issues)
+    return ImportRequest(given["source"], options, resumable)
 
 
-def refused(issues: list[dict[str, Any]]) -> InvalidInput:
+def invalid_input(issues: list[dict[str, Any]]) -> InvalidInput:
     """The error that says these issues, and the first of them in its own message."""
     return InvalidInput(f"The request is not valid: {issues[0]['message']}", issues=issues)
 
@@ -73,7 +73,7 @@ def source_issues(given: dict[str, Any]) -> list[dict[str, Any]]:
     return []
 
 
-def read(body: bytes, query: dict[str, str]) -> Wish:
+def read(body: bytes, query: dict[str, str]) -> ImportRequest:
     """What a whole body wishes. What stands in the query stands over the body.
 
     Raises InvalidInput: for the shape of the body; under onInvalid=fail, the default, for any contact in it.
@@ -83,15 +83,17 @@ def read(body: bytes, query: dict[str, str]) -> Wish:
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not valid JSON: {error}") from None
     if not isinstance(envelope, dict):
-        raise refused([issue("body", "invalid_type", 'The body is an object: {"source": …, "data": [contacts]}.')])
-    found = _json(wish(envelope | query, _data_issues(envelope), on_invalid="fail"))
+        raise invalid_input(
+            [issue("body", "invalid_type", 'The body is an object: {"source": …, "data": [contacts]}.')]
+        )
+    found = _json(parse_request(envelope | query, _data_issues(envelope), on_invalid="fail"))
     del envelope  # it may take ten times the room of the body
     if found.options.on_invalid == "fail":
         _judge(body, found.options)
     return found
 
 
-def head(beginning: bytes, query: dict[str, str]) -> Wish:
+def head(beginning: bytes, query: dict[str, str]) -> ImportRequest:
     """What a long body wishes, by the keys before `data` and the query. Raises InvalidInput."""
     builder, depth = ijson.ObjectBuilder(), 0
     try:
@@ -109,14 +111,14 @@ def head(beginning: bytes, query: dict[str, str]) -> Wish:
     given = builder.value | query
     if "source" not in given:
         where = "In a body above 16 MiB, source and options stand before data, or in the query."
-        raise refused([issue("source", "required", where)])
-    return _json(wish(given, on_invalid="fail"))
+        raise invalid_input([issue("source", "required", where)])
+    return _json(parse_request(given, on_invalid="fail"))
 
 
-def _json(found: Wish) -> Wish:
+def _json(found: ImportRequest) -> ImportRequest:
     """The worker need not find out that it is JSON."""
     if found.options.format not in (None, "json"):
-        raise refused([issue("format", "invalid_value", "The format of a JSON body is json.")])
+        raise invalid_input([issue("format", "invalid_value", "The format of a JSON body is json.")])
     return replace(found, options=replace(found.options, format="json"))
 
 
@@ -161,4 +163,4 @@ def _plan(body: bytes, options: Options) -> Plan:
     try:
         return inspect(io.BytesIO(body), format="json", mapping=options.mapping)
     except Unreadable as error:
-        raise refused([issue("mapping", "invalid_value", str(error))]) from error
+        raise invalid_input([issue("mapping", "invalid_value", str(error))]) from error

@@ -17,7 +17,7 @@ from typing import Any
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
 from rollcall.errors import InvalidInput, TooLarge, UploadFailed
-from rollcall.web.answers import issue
+from rollcall.web.responses import issue
 
 PARTS_MAX = 100
 HEADERS_MAX = 8

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Response
 from rollcall import contacts, workers
 from rollcall.errors import RollcallError, Unavailable
 from rollcall.telemetry import where
-from rollcall.web import Service, Serving
-from rollcall.web.answers import Answer
+from rollcall.web import Service, ServiceDep
+from rollcall.web.responses import Answer
 
 STALE_SECONDS = 20.0
 """A worker shows itself every 5 seconds."""
@@ -40,7 +40,7 @@ class NoWorker(Unavailable):
 
 
 @router.get("/health", summary="Whether imports can be taken and carried", responses={503: {"model": Unhealthy}})
-async def health(response: Response, service: Serving) -> Healthy | Unhealthy:
+async def health(response: Response, service: ServiceDep) -> Healthy | Unhealthy:
     """Reads the contacts, writes to the store, looks for a worker."""
     now = datetime.now(UTC)
     try:

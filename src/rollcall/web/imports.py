@@ -19,8 +19,8 @@ from rollcall import control, imports
 from rollcall.errors import NotFound, TooManyRequests
 from rollcall.imports import FINAL, Import
 from rollcall.keys import Caller
-from rollcall.web import Asking, Service, Serving
-from rollcall.web.answers import PROBLEMS, Answer, Text
+from rollcall.web import CallerDep, Service, ServiceDep
+from rollcall.web.responses import PROBLEMS, Answer, Text
 
 LOOK_SECONDS = (0.02, 0.25)
 """Between two looks of a request that waits: at first, and at last; from the first for what has more than SOON_BYTES.
@@ -93,8 +93,8 @@ class ImportsShown(Answer):
 
 @router.get("/imports", summary="List imports", responses=PROBLEMS)
 async def list_imports(
-    service: Serving,
-    caller: Asking,
+    service: ServiceDep,
+    caller: CallerDep,
     source: Text = None,
     state: State | None = None,
     after: Annotated[int | None, Query(ge=0, lt=1 << 63, description="`next` of the page before.")] = None,
@@ -103,7 +103,7 @@ async def list_imports(
     """Newest first."""
     async with service.database.session() as tx:
         jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit, sources=caller.sources)
-    return ImportsShown(imports=[shown(job) for job in jobs], next=jobs[-1].seq if len(jobs) == limit else None)
+    return ImportsShown(imports=[describe(job) for job in jobs], next=jobs[-1].seq if len(jobs) == limit else None)
 
 
 @router.get(
@@ -115,8 +115,8 @@ async def list_imports(
 async def show(
     request: Request,
     response: Response,
-    service: Serving,
-    caller: Asking,
+    service: ServiceDep,
+    caller: CallerDep,
     job_id: JobId,
     wait: Annotated[float, Query(ge=0, le=60, description="Answer when it changes, or after so many seconds.")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
@@ -135,19 +135,19 @@ async def show(
     if if_none_match and _same(job, known):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
-    return shown(job)
+    return describe(job)
 
 
 @router.post("/imports/{jobId}/cancel", summary="Cancel an import", responses=PROBLEMS)
-async def cancel(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
+async def cancel(service: ServiceDep, caller: CallerDep, job_id: JobId) -> ImportShown:
     """Nothing is committed after the answer; what is committed stays and is counted. A final import stays as it is."""
     if (await _find(service, caller, job_id)).state not in FINAL:
         await control.cancel(service.database, job_id)
-    return shown(await _find(service, caller, job_id))
+    return describe(await _find(service, caller, job_id))
 
 
 @router.post("/imports/{jobId}/retry", summary="Retry an import", responses=PROBLEMS)
-async def retry(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
+async def retry(service: ServiceDep, caller: CallerDep, job_id: JobId) -> ImportShown:
     """A failed or cancelled import is queued again and goes on after what is committed; any other stays as it is."""
     job = await _find(service, caller, job_id)
     async with service.database.session() as tx:
@@ -157,7 +157,7 @@ async def retry(service: Serving, caller: Asking, job_id: JobId) -> ImportShown:
             f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
         )
     await control.retry(service.database, job_id)
-    return shown(await _find(service, caller, job_id))
+    return describe(await _find(service, caller, job_id))
 
 
 async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
@@ -168,7 +168,7 @@ async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
     return job
 
 
-def shown(job: Import) -> ImportShown:
+def describe(job: Import) -> ImportShown:
     """The import as it is answered."""
     rate, eta = _pace(job)
     return ImportShown(

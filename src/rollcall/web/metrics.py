@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 from rollcall import imports, workers
 from rollcall.database import Connection
 from rollcall.errors import Forbidden, ImportFailed, RollcallError, Unreadable
-from rollcall.telemetry import WORK, Figures
-from rollcall.web import Asking, Serving
+from rollcall.telemetry import WORKER_METRICS, CounterValues
+from rollcall.web import CallerDep, ServiceDep
 from rollcall.web.health import STALE_SECONDS
 
 STATES: tuple[imports.State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
@@ -27,7 +27,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-async def metrics(service: Serving, caller: Asking) -> Response:
+async def metrics(service: ServiceDep, caller: CallerDep) -> Response:
     """They are about all Sources: not for a key that is bound to some."""
     if caller.sources is not None:
         raise Forbidden("This key is bound to sources, and metrics are about all of them. Use a key that is not.")
@@ -64,11 +64,11 @@ async def _gauges(tx: Connection) -> list[Metric]:
     ]
 
 
-async def _counters(tx: Connection, shown: Figures) -> list[Metric]:
+async def _counters(tx: Connection, shown: CounterValues) -> list[Metric]:
     counts, sums = await imports.outcomes(tx), await workers.figures(tx)
     records = {outcome: float(getattr(counts, outcome)) for outcome in OUTCOMES}
     families = [_counter("rollcall_records", "Records of all imports by outcome.", "outcome", records, shown)]
-    for known in WORK.collect():
+    for known in WORKER_METRICS.collect():
         [label] = known.samples[0].labels
         values = [sample.labels[label] for sample in known.samples]
         found = {value: sums.get((known.name, value), 0.0) for value in values}
@@ -76,7 +76,7 @@ async def _counters(tx: Connection, shown: Figures) -> list[Metric]:
     return families
 
 
-def _counter(name: str, documentation: str, label: str, found: dict[str, float], shown: Figures) -> Metric:
+def _counter(name: str, documentation: str, label: str, found: dict[str, float], shown: CounterValues) -> Metric:
     """Never lower than it was shown: when Postgres crashed, or a failed import is tried again, Records are read again;
     and whoever draws a rate takes a counter that fell for one that began anew, and adds all of it."""
     family = CounterMetricFamily(name, documentation, labels=[label])

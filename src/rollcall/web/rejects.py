@@ -20,14 +20,15 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
-from rollcall import imports, ledger, reading, rejects, uploads
+from rollcall import imports, ledger, rejects, uploads
 from rollcall.errors import NotFound, ObjectMissing, Unavailable
+from rollcall.loading import part_reader
 from rollcall.records import Plan, cells, message
 from rollcall.rejects import Reject
 from rollcall.storage import Segment
-from rollcall.web import Asking, Service, Serving
-from rollcall.web.answers import PROBLEMS, Answer
+from rollcall.web import CallerDep, Service, ServiceDep
 from rollcall.web.imports import JobId
+from rollcall.web.responses import PROBLEMS, Answer
 
 PAGE = 1000
 FORMULA = re.compile(r" *[=+\-@\t\r\n\0＝＋－＠]")
@@ -65,8 +66,8 @@ class RejectsShown(Answer):
     responses=PROBLEMS | {200: {"content": {"text/csv": {}, "application/x-ndjson": {}}}},
 )
 async def show(
-    service: Serving,
-    caller: Asking,
+    service: ServiceDep,
+    caller: CallerDep,
     job_id: JobId,
     format: Literal["json", "csv", "ndjson"] = "json",  # noqa: A002
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="`next` of the page before; only for json.")] = 0,
@@ -77,7 +78,7 @@ async def show(
         job = await imports.show(tx, job_id, caller.sources)
         if job is None:
             raise NotFound("There is no import with this jobId.")
-        until, total = await ledger.judged(tx, job_id)
+        until, total = await ledger.rejects_so_far(tx, job_id)
         if not until:  # what a check pass has found is in no ledger
             until, total = job.total or 0, job.rejected
         stored = await rejects.count(tx, job_id, until)
@@ -121,7 +122,9 @@ async def _stored(service: Service, job_id: UUID, count: int) -> AsyncGenerator[
 async def _found_again(
     service: Service, segments: list[Segment], bytes_total: int, plan: Plan, until: int
 ) -> AsyncGenerator[list[Reject], None]:
-    finding = reading.rejected(service.store, segments, bytes_total, plan, until=until, turn=service.judges)
+    finding = part_reader.reread_rejects(
+        service.store, segments, bytes_total, plan, until=until, cpu_slots=service.cpu_slots
+    )
     async with aclosing(finding) as coming:
         async for found in coming:
             for at in range(0, found.num_rows, PAGE):

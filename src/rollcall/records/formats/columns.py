@@ -20,13 +20,13 @@ _ESCAPES: Final = {code: orjson.dumps(chr(code)).decode()[1:-1] for code in (*b'
 """What JSON writes for a sign; the backslash first, because it stands in what is written for the others."""
 
 
-def joined(columns: Sequence[pa.StringArray]) -> pa.StringArray:
+def join_values(columns: Sequence[pa.StringArray]) -> pa.StringArray:
     """The columns' trimmed values, without blank ones, joined by a space."""
     values = [pc.utf8_trim(column, BLANKS) for column in columns]
     if len(values) == 1:
         return values[0]
-    words = [_unless_blank(value, _concatenated(" ", value)) for value in values]
-    return pc.utf8_ltrim(_concatenated(*words), " ")
+    words = [_unless_blank(value, _concatenate(" ", value)) for value in values]
+    return pc.utf8_ltrim(_concatenate(*words), " ")
 
 
 def attributes(columns: Mapping[str, pa.StringArray], length: int, written: Collection[str] = ()) -> pa.StringArray:
@@ -40,25 +40,25 @@ def attributes(columns: Mapping[str, pa.StringArray], length: int, written: Coll
             pieces += [f",{orjson.dumps(key).decode()}:", column]
             continue
         value = pc.utf8_trim(column, BLANKS)
-        member = f',{orjson.dumps(key).decode()}:"', _escaped(value), '"'
+        member = f',{orjson.dumps(key).decode()}:"', _escape(value), '"'
         blank = not np.asarray(pc.binary_length(value)).all()
-        pieces += [_unless_blank(value, _concatenated(*member))] if blank else member
+        pieces += [_unless_blank(value, _concatenate(*member))] if blank else member
     if not pieces:
         return pa.array(["{}"] * length, pa.string())
     if isinstance(first := pieces[0], str):  # every row has it, and the others follow it
-        return _concatenated("{" + first[1:], *pieces[1:], "}")
-    opened = pc.binary_replace_slice(_concatenated(*pieces), 0, 1, "{")  # in place of the first comma, if there is one
-    return _concatenated(opened, "}")
+        return _concatenate("{" + first[1:], *pieces[1:], "}")
+    opened = pc.binary_replace_slice(_concatenate(*pieces), 0, 1, "{")  # in place of the first comma, if there is one
+    return _concatenate(opened, "}")
 
 
-def signs(column: pa.StringArray) -> npt.NDArray[np.uint8]:
+def value_bytes(column: pa.StringArray) -> npt.NDArray[np.uint8]:
     """The bytes of all values, one after the other."""
     return np.frombuffer(memoryview(column.buffers()[2] or b""), np.uint8)
 
 
-def _escaped(value: pa.StringArray) -> pa.StringArray:
+def _escape(value: pa.StringArray) -> pa.StringArray:
     """The values as JSON has them between quotes."""
-    text = signs(value)
+    text = value_bytes(value)
     found = set(text[(text < 32) | (text == ord('"')) | (text == ord("\\"))].tolist())
     for code, escape in _ESCAPES.items():
         if code in found:
@@ -72,7 +72,7 @@ def _unless_blank(value: pa.StringArray, text: pa.StringArray) -> pa.StringArray
     return chosen
 
 
-def _concatenated(*pieces: str | pa.StringArray) -> pa.StringArray:
+def _concatenate(*pieces: str | pa.StringArray) -> pa.StringArray:
     """The pieces of each row, one after the other. None may be null: pyarrow's `skip` drops rows where all are."""
     runs: list[str | pa.StringArray] = []
     for piece in pieces:

@@ -5,8 +5,8 @@ stretches at once where every quote is in its place, line by line where one is n
 pyarrow so that its rows are the Records one to one: faulty ones as blank rows, ragged ones filled up.
 
 A physical line with text after a closing quote, or with a quoted value that does not close properly before the end of
-the file or within 1 MiB, is a Fault on its own; reading goes on at the next line. Blank lines, and lines of nothing but
-blanks and delimiters, are no Records.
+the file or within 1 MiB, is a RecordError on its own; reading goes on at the next line. Blank lines, and lines of
+nothing but blanks and delimiters, are no Records.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from rollcall.records.formats.columns import attributes, joined
-from rollcall.records.formats.reader import RECORD_BYTES_MAX, Batch, Fault, Offsets, Slice
+from rollcall.records.formats.columns import attributes, join_values
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Columns, Offsets, RecordError, Slice
 from rollcall.records.plan import Plan
 from rollcall.records.text import BLANKS, QUOTED_BYTES_MAX, Ending, ending, split, strip_bom
 
@@ -39,7 +39,11 @@ KEPT_BYTES: Final = 64 << 10
 LF, CR, QUOTE = b'\n\r"'
 OPEN, STRAY, TOO_LONG = 1, 2, 3
 STATES: Final[dict[Ending, int]] = {"closed": 0, "open": OPEN, "stray": STRAY}
-FAULTS: Final = {OPEN: Fault("unclosed_quote"), STRAY: Fault("stray_quote"), TOO_LONG: Fault("record_too_long")}
+FAULTS: Final = {
+    OPEN: RecordError("unclosed_quote"),
+    STRAY: RecordError("stray_quote"),
+    TOO_LONG: RecordError("record_too_long"),
+}
 
 
 def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
@@ -202,21 +206,21 @@ def _closed(
     return last
 
 
-def parse(part: Slice, plan: Plan) -> Batch:
-    """The fields of these Records. Further Faults: invalid_utf8, too_many_fields, nul_character."""
-    faults = dict.fromkeys(part.not_utf8(), Fault("invalid_utf8")) | part.faults
+def parse(part: Slice, plan: Plan) -> Columns:
+    """The fields of these Records. Further RecordErrors: invalid_utf8, too_many_fields, nul_character."""
+    faults = dict.fromkeys(part.not_utf8(), RecordError("invalid_utf8")) | part.faults
     columns = dict(zip(plan.header, _columns(part, plan, faults), strict=True))
-    name = joined([columns[column] for column in plan.mapping.name])
+    name = join_values([columns[column] for column in plan.mapping.name])
     email = columns[plan.mapping.email]
     others = {key: column for key, column in columns.items() if key not in {plan.mapping.email, *plan.mapping.name}}
     if b"\0" in part.data:
         for key, column in others.items():
             for index in np.flatnonzero(pc.match_substring(column, "\0")).tolist():
-                faults.setdefault(index, Fault("nul_character", key))
-    return Batch(name, email, attributes(others, len(part)), faults)
+                faults.setdefault(index, RecordError("nul_character", key))
+    return Columns(name, email, attributes(others, len(part)), faults)
 
 
-def _columns(part: Slice, plan: Plan, faults: dict[int, Fault]) -> list[pa.StringArray]:
+def _columns(part: Slice, plan: Plan, faults: dict[int, RecordError]) -> list[pa.StringArray]:
     """The values of every column, exactly as written; those of faulty Records are empty. Adds too_many_fields."""
     delimiter, width = _delimiter(plan), len(plan.header)
     blank = delimiter * (width - 1) or b'""'
@@ -230,7 +234,7 @@ def _columns(part: Slice, plan: Plan, faults: dict[int, Fault]) -> list[pa.Strin
             elif raw.endswith(delimiter * surplus):
                 rows[index] = raw[:-surplus]
             elif any(cell.decode().strip(BLANKS) for cell in split(raw, delimiter)[width:]):
-                rows[index], faults[index] = blank, Fault("too_many_fields")
+                rows[index], faults[index] = blank, RecordError("too_many_fields")
             else:
                 values = split(raw, delimiter)[:width]
                 rows[index] = delimiter.join(b'"%b"' % value.replace(b'"', b'""') for value in values)

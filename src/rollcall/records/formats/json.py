@@ -22,10 +22,18 @@ import numpy.typing as npt
 import orjson
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat
-from rollcall.records.formats import objects
-from rollcall.records.formats.alike import STRING
-from rollcall.records.formats.reader import RECORD_BYTES_MAX, Batch, Offsets, Slice
-from rollcall.records.formats.stretches import SPACE, blank_bom, bound, escaped_quotes, located, mask_escapes, trimmed
+from rollcall.records.formats import json_objects
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Columns, Offsets, Slice
+from rollcall.records.formats.same_shape import STRING
+from rollcall.records.formats.spans import (
+    SPACE,
+    blank_bom,
+    bound,
+    escaped_quotes,
+    locate_records,
+    mask_escapes,
+    trim_spans,
+)
 from rollcall.records.plan import Plan
 
 DEPTH_MAX: Final = 1_000
@@ -39,7 +47,7 @@ _QUOTE, _COMMA, _OPENING, _CLOSING, _BRACE, _BRACE_CLOSING = b'",[]{}'
 _KEY = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
 _EXPECTED: Final = 'Send a JSON array of contacts, or an object that holds it as "data".'
 
-cells = objects.cells
+cells = json_objects.cells
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,9 @@ def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
     return _scan(blocks)
 
 
-def parse(part: Slice, plan: Plan) -> Batch:
+def parse(part: Slice, plan: Plan) -> Columns:
     """Raises InvalidJson with the `index` of the first Record whose text is not JSON."""
-    batch = objects.parse(part, plan)
+    batch = json_objects.parse(part, plan)
     for index, fault in sorted(batch.faults.items()):
         if fault.code == "invalid_json":
             raise InvalidJson(f"It is not valid JSON: {fault.value}.", index=index)
@@ -85,11 +93,11 @@ def keys(head: bytes, whole: bool) -> list[str]:
     """
     found: dict[str, None] = {}
     number = 0
-    for number, raw in enumerate(objects.sampled(_scan([head]) if whole else _begun(head)), 1):
+    for number, raw in enumerate(json_objects.sample_keys(_scan([head]) if whole else _begun(head)), 1):
         try:
-            found |= dict.fromkeys(objects.keys(raw))
+            found |= dict.fromkeys(json_objects.keys(raw))
         except orjson.JSONDecodeError as error:
-            raise InvalidJson(f"Record {number}: It is not valid JSON: {objects.reason(error)}.") from error
+            raise InvalidJson(f"Record {number}: It is not valid JSON: {json_objects.reason(error)}.") from error
     if whole and not number:
         raise NoRecords("The array of records is empty.")
     return list(found)
@@ -181,11 +189,11 @@ def _elements(pieces: Iterator[Piece], depth: int) -> Generator[Slice, None, Ite
             continue
         stops = piece.at[marks]
         data = bytes(held) + piece.data[: stops[-1] + 1]
-        starts, ends = trimmed(data, stops + len(held))
+        starts, ends = trim_spans(data, stops + len(held))
         blank = np.flatnonzero(starts == ends)
         good = int(blank[0]) if len(blank) else len(starts)
         if good:
-            yield located(data, starts[:good], ends[:good])
+            yield locate_records(data, starts[:good], ends[:good])
         if good < len(starts) and not (len(closed) and count == 0 and len(starts) == 1):
             place = piece.offset + stops[good]
             raise InvalidJson(f"Record {count + good + 1} is missing: nothing stands before byte {place}.")
@@ -238,10 +246,10 @@ def _judge(member: bytes, data_read: bool, end: int) -> None:
     if len(member) > RECORD_BYTES_MAX:
         return
     try:
-        objects.check(b"{" + member + b"}" if member.strip(SPACE) else b"")
+        json_objects.check(b"{" + member + b"}" if member.strip(SPACE) else b"")
     except orjson.JSONDecodeError as error:
         raise InvalidJson(
-            f"What stands before byte {end} is not a member of a JSON object: {objects.reason(error)}."
+            f"What stands before byte {end} is not a member of a JSON object: {json_objects.reason(error)}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""NDJSON: one JSON object a line (LF or CRLF), in UTF-8. Blank lines are no Records; a bad line is one Fault."""
+"""NDJSON: one JSON object a line (LF or CRLF), in UTF-8. Blank lines are no Records; a bad line is one RecordError."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import suppress
 import numpy as np
 import orjson
 
-from rollcall.records.formats import objects
+from rollcall.records.formats import json_objects
 from rollcall.records.formats.reader import Offsets, Slice
-from rollcall.records.formats.stretches import blank_bom, bound, located, trimmed
+from rollcall.records.formats.spans import blank_bom, bound, locate_records, trim_spans
 from rollcall.records.plan import Plan
 
-parse, cells = objects.parse, objects.cells
+parse, cells = json_objects.parse, json_objects.cells
 
 
 def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
@@ -27,9 +27,9 @@ def keys(head: bytes, whole: bool) -> list[str]:
     `head`: decoded bytes; `whole`: these are all of them.
     """
     found: dict[str, None] = {}
-    for raw in objects.sampled(_scan([head if whole else head[: head.rfind(b"\n") + 1]])):
+    for raw in json_objects.sample_keys(_scan([head if whole else head[: head.rfind(b"\n") + 1]])):
         with suppress(orjson.JSONDecodeError):
-            found |= dict.fromkeys(objects.keys(raw))
+            found |= dict.fromkeys(json_objects.keys(raw))
     return list(found)
 
 
@@ -58,7 +58,7 @@ def _scan(blocks: Iterable[bytes]) -> Iterator[Slice]:
 
 
 def _lines(data: bytes, newlines: Offsets) -> Iterator[Slice]:
-    starts, ends = trimmed(data, newlines)
+    starts, ends = trim_spans(data, newlines)
     filled = starts < ends
     if filled.any():
-        yield located(data, starts[filled], ends[filled])
+        yield locate_records(data, starts[filled], ends[filled])

@@ -6,8 +6,8 @@
 Between the two, `parts.py` cuts the scanned stretches into Parts. So a Part depends on the file alone, never on block
 sizes, and a resumed import scans past what is loaded without parsing it.
 
-A format must not hold more than a few blocks in memory, must not raise for one bad Record (that is a Fault), and raises
-`Unreadable` with the place when the file's structure is broken. Record numbers are not its business.
+A format must not hold more than a few blocks in memory, must not raise for one bad Record (that is a RecordError), and
+raises `Unreadable` with the place when the file's structure is broken. Record numbers are not its business.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import pyarrow as pa
 from rollcall.records.plan import Plan
 
 RECORD_BYTES_MAX = 4 << 20
-"""A longer Record is a Fault (`record_too_long`); what is kept of it is its beginning."""
+"""A longer Record is a RecordError (`record_too_long`); what is kept of it is its beginning."""
 
 Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Fault:
+class RecordError:
     """Why a Record is rejected. `field` is `name`, `email`, a column or None (the whole Record)."""
 
     code: str
@@ -48,7 +48,7 @@ class Slice:
     data: bytes
     starts: Offsets
     ends: Offsets
-    faults: dict[int, Fault] = field(default_factory=dict)
+    faults: dict[int, RecordError] = field(default_factory=dict)
     lines: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Columns:
     """The fields of a Slice's Records, one element each, before any rule has looked at them.
 
     `name`, `email`: string arrays; null means that the Record has no such key (`required`). `attributes`: string array
@@ -95,7 +95,7 @@ class Batch:
     name: pa.StringArray
     email: pa.StringArray
     attributes: pa.StringArray
-    faults: dict[int, Fault]
+    faults: dict[int, RecordError]
 
 
 class Format(Protocol):
@@ -104,7 +104,7 @@ class Format(Protocol):
     def scan(self, blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
         """Find the Records. `blocks`: the decoded file from its first byte, BOM included."""
 
-    def parse(self, part: Slice, plan: Plan) -> Batch:
+    def parse(self, part: Slice, plan: Plan) -> Columns:
         """Find the fields of these Records."""
 
     def cells(self, raw: bytes, plan: Plan) -> list[str]:

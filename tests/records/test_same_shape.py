@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollcall.errors import Unreadable
-from rollcall.records.formats import alike
+from rollcall.records.formats import same_shape
 from rollcall.records.formats.reader import Slice
-from rollcall.records.parts import FORMATS, cut, gathered
+from rollcall.records.parts import FORMATS, cut, join_small
 from rollcall.records.plan import FormatName, Mapping, Plan
 
 KEYS = ("name", "email", "phone", "company")
@@ -39,7 +39,7 @@ WRITTEN: dict[str, Callable[[object], str]] = {
 
 
 def read(records: list[bytes], plan: Plan, least: int, size: int, block: int) -> list[object] | str:
-    """Of each Record its bytes and its fields or its Fault; or why the file is refused.
+    """Of each Record its bytes and its fields or its RecordError; or why the file is refused.
 
     From `least` Records on they are read together; `size`: Records in a Part, `block`: bytes that come at once.
     """
@@ -47,10 +47,10 @@ def read(records: list[bytes], plan: Plan, least: int, size: int, block: int) ->
     blocks = [text[at : at + block] for at in range(0, len(text), block)]
     found: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alike, "ALIKE_MIN", least)
+        patch.setattr(same_shape, "ALIKE_MIN", least)
         try:
             parts = cut(FORMATS[plan.format].scan(blocks, plan), size)
-            for part in (joined for _, slices in parts for joined in gathered(slices)):
+            for part in (joined for _, slices in parts for joined in join_small(slices)):
                 batch = FORMATS[plan.format].parse(part, plan)
                 fields = zip(
                     *(column.to_pylist() for column in (batch.name, batch.email, batch.attributes)), strict=True
@@ -142,7 +142,7 @@ def grouped(records: list[bytes]) -> list[tuple[list[int], dict[str, list[str | 
     part = Slice(b",".join(records), ends - [len(record) for record in records], ends)
     return [
         (rows.tolist(), {key: column.to_pylist() for key, column in columns.items()}, set(scalars))
-        for rows, columns, scalars in alike.groups(part, MAPPING)
+        for rows, columns, scalars in same_shape.read_by_shape(part, MAPPING)
     ]
 
 

@@ -14,59 +14,61 @@ import pyarrow.compute as pc
 from rollcall.errors import Draining, ObjectCorrupt
 from rollcall.records import Part, Plan, parts
 from rollcall.storage import Segment, Store, open_segments
-from rollcall.telemetry import effort, spend
+from rollcall.telemetry import add_seconds, timings
 from rollcall.waiting import in_thread
 
-AGAIN_RECORDS = 5_000
+REREAD_PART_RECORDS = 5_000
 """Records of a Part for those who only want its Rejects: a third of the memory, and little more time."""
 
 
 @asynccontextmanager
-async def reading(
+async def open_parts(
     store: Store, segments: list[Segment], bytes_total: int, plan: Plan, *, after: int, draining: asyncio.Event
 ) -> AsyncGenerator[AsyncGenerator[Part, None], None]:
     """The Parts that end after Record `after`. Iterating raises Unreadable, StoreDown, and Draining once it is set."""
-    effort().after = effort().last = after
+    timings().after = timings().last = after
     with open_segments(store, segments, bytes_total) as stream:
-        timed = _Timed(stream, draining if after else None)
+        timed = _TimedStream(stream, draining if after else None)
         source = parts(cast(BinaryIO, timed), plan, after=after)
-        async with aclosing(_coming(source, timed, draining)) as coming:
+        async with aclosing(_read_parts(source, timed, draining)) as coming:
             yield coming
 
 
-async def _coming(source: Iterator[Part], timed: _Timed, draining: asyncio.Event) -> AsyncGenerator[Part, None]:
-    while (part := await in_thread(_next, source, timed)) is not None:
-        effort().last, effort().bytes = part.last, part.position
+async def _read_parts(
+    source: Iterator[Part], timed: _TimedStream, draining: asyncio.Event
+) -> AsyncGenerator[Part, None]:
+    while (part := await in_thread(_next_part, source, timed)) is not None:
+        timings().last, timings().bytes = part.last, part.position
         timed.draining = None  # from here on, what was read is loaded first
         yield part
         if draining.is_set():
             raise Draining
 
 
-async def rejected(
-    store: Store, segments: list[Segment], bytes_total: int, plan: Plan, *, until: int, turn: asyncio.Semaphore
+async def reread_rejects(
+    store: Store, segments: list[Segment], bytes_total: int, plan: Plan, *, until: int, cpu_slots: asyncio.Semaphore
 ) -> AsyncGenerator[pa.Table, None]:
     """The Rejects among the first `until` Records, as they were found when the file was loaded, Part by Part.
 
-    Nothing is read ahead, Parts are small, and each is read in its `turn`: many takers, slow ones too, need little
+    Nothing is read ahead, Parts are small, and each is read in its `cpu_slots`: many takers, slow ones too, need little
     memory. Raises Unreadable, StoreDown.
     """
     with open_segments(store, segments, bytes_total) as stream:
-        source, reached = parts(stream, plan, part_records=AGAIN_RECORDS), 0
+        source, reached = parts(stream, plan, part_records=REREAD_PART_RECORDS), 0
         while reached < until:
-            async with turn:
-                reached, found = await in_thread(_refused, source, until)
+            async with cpu_slots:
+                reached, found = await in_thread(_next_rejects, source, until)
             yield found
 
 
-def _refused(source: Iterator[Part], until: int) -> tuple[int, pa.Table]:
+def _next_rejects(source: Iterator[Part], until: int) -> tuple[int, pa.Table]:
     part = next(source, None)
     if part is None:
         raise ObjectCorrupt
     return part.last, part.rejects.filter(pc.less_equal(part.rejects["record"], pa.scalar(until)))
 
 
-class _Timed:
+class _TimedStream:
     """A stream that knows how many seconds were spent on reading it; while `draining` is given, that may stop it.
 
     An import that goes on late in a long file first reads past what is loaded: it must not hear of a drain only then.
@@ -85,7 +87,7 @@ class _Timed:
             self.seconds += time.perf_counter() - began
 
 
-def _next(source: Iterator[Part], timed: _Timed) -> Part | None:
+def _next_part(source: Iterator[Part], timed: _TimedStream) -> Part | None:
     """The next Part; what of its time is neither the store's nor the rules' is the parser's."""
     began, stored, part = time.perf_counter(), timed.seconds, None
     try:
@@ -93,6 +95,6 @@ def _next(source: Iterator[Part], timed: _Timed) -> Part | None:
         return part
     finally:
         store, rules = timed.seconds - stored, part.rules_seconds if part else 0.0
-        spend("store", store)
-        spend("rules", rules)
-        spend("parse", time.perf_counter() - began - store - rules)
+        add_seconds("store", store)
+        add_seconds("rules", rules)
+        add_seconds("parse", time.perf_counter() - began - store - rules)

@@ -39,7 +39,7 @@ def constant(data: bytes) -> Field:
 
 def fixed(data: bytes, width: int) -> Field:
     """Values of `width` bytes, one after the other."""
-    return [width.to_bytes(4, "big"), _cut(data, width)]
+    return [width.to_bytes(4, "big"), _fixed_width(data, width)]
 
 
 def int8(numbers: Column) -> Field:
@@ -78,10 +78,10 @@ def _binary(column: Column) -> Column:
 def _lengths(values: Column, more: int = 0) -> Column:
     """As a field begins: four bytes; -1 stands for null."""
     lengths: Column = pc.binary_length(values)
-    return _cut((np.asarray(lengths.fill_null(-1)) + more).astype(">i4").tobytes(), 4)
+    return _fixed_width((np.asarray(lengths.fill_null(-1)) + more).astype(">i4").tobytes(), 4)
 
 
-def _cut(data: bytes, width: int) -> Column:
+def _fixed_width(data: bytes, width: int) -> Column:
     count = len(data) // width
     offsets = np.arange(0, width * count + 1, width, dtype=np.int32)
     return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])

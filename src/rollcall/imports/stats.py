@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg.rows import class_row
 
 from rollcall.database import Connection
-from rollcall.imports.entry import Counts, State
+from rollcall.imports.table import Counts, State
 
 
 async def count_queued(tx: Connection, created_by: str | None) -> int:

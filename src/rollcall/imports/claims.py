@@ -12,8 +12,8 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from rollcall.database import LOCK_CLASS, Connection
-from rollcall.imports.ending import COPY_COUNTS
-from rollcall.imports.entry import Import, show
+from rollcall.imports.closing import COPY_COUNTS
+from rollcall.imports.table import Import, show
 
 LARGE_BYTES = 8 << 20
 """A worker runs one import above this size at a time, so that small ones never wait behind large ones."""
@@ -54,30 +54,30 @@ async def _won(tx: Connection, job_id: UUID, attempt: int) -> Import | None:
 
 
 @dataclass(frozen=True)
-class Held:
+class Stalled:
     """A running import that is not in one of my slots, and what is known of its holder."""
 
     id: UUID
     attempt: int
     crashes: int
     bytes_total: int
-    free: bool
+    released: bool
     locked: bool
     stale: bool
     restarted: bool
     beat: datetime | None
 
 
-async def look(tx: Connection, worker: int, mine: list[str], stale_seconds: float) -> list[Held]:
+async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_seconds: float) -> list[Stalled]:
     """Running imports that somebody else should be working on; `mine` lists `id:attempt` of my slots.
 
-    `free`: nobody's, or mine without a slot (the answer to my claim was lost). `locked`: its holder's advisory lock is
-    held. `stale`: its holder's beat stopped. `restarted`: Postgres came up after that beat.
+    `released`: nobody's, or mine without a slot (the answer to my claim was lost). `locked`: its holder's advisory lock
+    is held. `stale`: its holder's beat stopped. `restarted`: Postgres came up after that beat.
     """
-    async with tx.cursor(row_factory=class_row(Held)) as cursor:
+    async with tx.cursor(row_factory=class_row(Stalled)) as cursor:
         await cursor.execute(
             """select i.id, i.attempt, i.crashes, i.bytes_total,
-                      i.worker is null or i.worker = %(me)s as free,
+                      i.worker is null or i.worker = %(me)s as released,
                       exists (select from pg_locks l where l.locktype = 'advisory' and l.granted
                                 and l.database = (select oid from pg_database where datname = current_database())
                                 and l.classid = %(class)s::bigint::oid and l.objid = i.worker::bigint::oid
@@ -93,11 +93,11 @@ async def look(tx: Connection, worker: int, mine: list[str], stale_seconds: floa
         return await cursor.fetchall()
 
 
-async def take(tx: Connection, worker: int, seen: Held, *, counted: bool) -> Import | None:
+async def take_over(tx: Connection, worker: int, seen: Stalled, *, counted: bool) -> Import | None:
     """Take a running import over, if its attempt and its holder's beat are still those that were seen.
 
-    `counted`: the holder died or froze, rather than let go. The fourth lost attempt in a row that committed no Share
-    ends the import as CRASHED. Waits for frozen Lanes (55P03 after a second): end their sessions and call again.
+    `counted`: the holder died or froze, rather than let go. The fourth lost attempt in a row that committed no batch
+    ends the import as CRASHED. Waits for frozen loaders (55P03 after a second): end their sessions and call again.
     """
     row = await (
         await tx.execute(
@@ -147,7 +147,7 @@ async def freeze(tx: Connection, job: Import, plan: dict[str, Any]) -> bool:
 
 
 async def fence(tx: Connection, job: Import) -> bool:
-    """The first statement of every Share: mine still? Holds the row until the transaction ends (FOR SHARE)."""
+    """The first statement of every batch: mine still? Holds the row until the transaction ends (FOR SHARE)."""
     cursor = await tx.execute(
         "select 1 from rollcall.imports where id = %s and attempt = %s and state = 'running' for share",
         (job.id, job.attempt),

@@ -3,8 +3,8 @@
 Records that are written alike are read together, several times as fast (`alike`). Each of the others is judged on its
 own; so could they all be, to the same end. Here orjson reads what it can hold, and the rest of what JSON allows (long
 numbers, decimals that a double would change) is cut from the Record's own bytes, so that attributes are kept exactly as
-they were written; what Postgres cannot hold is a Fault. Nothing recurses, and of a key that stands twice the last one
-wins.
+they were written; what Postgres cannot hold is a RecordError. Nothing recurses, and of a key that stands twice the last
+one wins.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from rollcall.records.formats.alike import STRING, Columns, groups
-from rollcall.records.formats.columns import attributes, joined
-from rollcall.records.formats.reader import Batch, Fault, Offsets, Slice
-from rollcall.records.formats.stretches import mask_escapes
+from rollcall.records.formats.columns import attributes, join_values
+from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
+from rollcall.records.formats.same_shape import STRING, KeyColumns, read_by_shape
+from rollcall.records.formats.spans import mask_escapes
 from rollcall.records.plan import Mapping, Plan
 from rollcall.records.text import BLANKS
 
@@ -55,12 +55,12 @@ _ESCAPE = re.compile(
 """Any escape; group 1 is half of a surrogate pair without the other half."""
 
 
-def parse(part: Slice, plan: Plan) -> Batch:
-    """The fields of these Records. What is not JSON is the Fault `invalid_json`; its value says why."""
+def parse(part: Slice, plan: Plan) -> Columns:
+    """The fields of these Records. What is not JSON is the RecordError `invalid_json`; its value says why."""
     faults = dict(part.faults)
     indices, fields = [], []
     left = np.ones(len(part), np.bool_)
-    for rows, columns, scalars in groups(part, plan.mapping):
+    for rows, columns, scalars in read_by_shape(part, plan.mapping):
         left[rows] = False
         indices.append(rows)
         fields.append(_fields(columns, scalars, plan.mapping, len(rows)))
@@ -68,31 +68,31 @@ def parse(part: Slice, plan: Plan) -> Batch:
         indices.append(np.flatnonzero(left))
         fields.append(_one_by_one(part, indices[-1], plan.mapping, faults))
     if len(fields) == 1:
-        return Batch(*fields[0], faults)
+        return Columns(*fields[0], faults)
     place = np.empty(len(part), np.int64)
     place[np.concatenate(indices)] = np.arange(len(part))
     name, email, others = (pa.concat_arrays(column).take(place) for column in zip(*fields, strict=True))
-    return Batch(name, email, others, faults)
+    return Columns(name, email, others, faults)
 
 
-def _fields(columns: Columns, scalars: frozenset[str], mapping: Mapping, count: int) -> Fields:
+def _fields(columns: KeyColumns, scalars: frozenset[str], mapping: Mapping, count: int) -> Fields:
     """The fields of Records that are alike."""
     names = [columns[key] for key in mapping.name if key in columns]
     missing = pa.nulls(count, pa.string())
-    name = joined(names) if len(names) > 1 else names[0] if names else missing
+    name = join_values(names) if len(names) > 1 else names[0] if names else missing
     others = {key: column for key, column in columns.items() if key not in {mapping.email, *mapping.name}}
     return name, columns.get(mapping.email, missing), attributes(others, count, written=scalars)
 
 
-def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, Fault]) -> Fields:
-    """The fields of these Records, each judged on its own. Adds their Faults."""
+def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, RecordError]) -> Fields:
+    """The fields of these Records, each judged on its own. Adds their RecordErrors."""
     mapped = {mapping.email, *mapping.name}
     names: list[str | None] = []
     emails: list[str | None] = []
     texts: list[str] = []
     for index, start, end in zip(rows.tolist(), part.starts[rows].tolist(), part.ends[rows].tolist(), strict=True):
         found = faults.get(index) or _contact(part.data[start:end], mapping, mapped)
-        if isinstance(found, Fault):
+        if isinstance(found, RecordError):
             faults[index], found = found, (None, None, "{}")
         names.append(found[0])
         emails.append(found[1])
@@ -103,7 +103,7 @@ def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, 
 def cells(raw: bytes, plan: Plan) -> list[str]:
     """The values of the plan's header: strings as they are, others as JSON, "" for what is missing or unreadable."""
     try:
-        record, text, _ = _judged(raw)
+        record, text, _ = _judge_numbers(raw)
     except orjson.JSONDecodeError:
         record = None
     if not isinstance(record, dict):
@@ -113,20 +113,20 @@ def cells(raw: bytes, plan: Plan) -> list[str]:
     return [value if isinstance(value, str) else "" if value is None else _json(value) for value in values]
 
 
-def sampled(slices: Iterable[Slice]) -> Iterator[bytes]:
+def sample_keys(slices: Iterable[Slice]) -> Iterator[bytes]:
     """The first 1,000 Records."""
     return islice((piece.raw(index) for piece in slices for index in range(len(piece))), SAMPLED_RECORDS)
 
 
 def keys(raw: bytes) -> list[str]:
     """One Record's keys, but for those that Postgres cannot hold. Raises JSONDecodeError."""
-    record, _, _ = _judged(raw)
+    record, _, _ = _judge_numbers(raw)
     return [key for key in record if "\0" not in key] if isinstance(record, dict) else []
 
 
 def check(text: bytes) -> None:
     """Raise JSONDecodeError unless this is JSON; whether it can be stored does not matter."""
-    _judged(text)
+    _judge_numbers(text)
 
 
 def reason(error: orjson.JSONDecodeError) -> str:
@@ -134,19 +134,19 @@ def reason(error: orjson.JSONDecodeError) -> str:
     return f"{error.msg} (character {error.pos + 1})"
 
 
-def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, str] | Fault:
+def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, str] | RecordError:
     """Name, email and attributes. `mapped`: the keys of the first two."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
         try:
-            record, _, code = _judged(raw)
+            record, _, code = _judge_numbers(raw)
         except orjson.JSONDecodeError as error:
-            return Fault("invalid_json", value=reason(error))
+            return RecordError("invalid_json", value=reason(error))
         if code:
-            return Fault(code)
+            return RecordError(code)
     if type(record) is not dict:
-        return Fault("invalid_type", value=_shown(raw))
+        return RecordError("invalid_type", value=_shown(raw))
     plain = _PLAIN.issuperset(map(type, record.values()))
     if not plain:
         _restore(record, raw)
@@ -157,9 +157,9 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
     name = record.get(mapping.name[0])
     if type(name) is not str or len(mapping.name) > 1:
         name = _text(record, "name", mapping.name)
-    if isinstance(email, Fault):
+    if isinstance(email, RecordError):
         return email
-    if isinstance(name, Fault):
+    if isinstance(name, RecordError):
         return name
 
     rest = {}
@@ -176,7 +176,7 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
     return unstorable or (name, email, orjson.dumps(rest).decode())
 
 
-def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | Fault | None:
+def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | RecordError | None:
     """The text of one key, or those of several that hold one, trimmed and joined; None when there is none.
 
     One key must hold a string if it is there; of several, null is as good as missing.
@@ -187,23 +187,23 @@ def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | 
         if isinstance(value, str):
             texts.append(value)
         elif value is not None or (len(mapped) == 1 and key in record):
-            return Fault("invalid_type", field, _json(value)[:VALUE_SHOWN])
+            return RecordError("invalid_type", field, _json(value)[:VALUE_SHOWN])
     if len(texts) > 1:
         return " ".join(filter(None, (text.strip(BLANKS) for text in texts)))
     return texts[0] if texts else None
 
 
-def _unstorable(rest: dict[str, Any]) -> Fault | None:
+def _unstorable(rest: dict[str, Any]) -> RecordError | None:
     """The first attribute that jsonb refuses. Reads the JSON: a key or a nested value may be the cause."""
     for key, value in rest.items():
         if _holds_nul(orjson.dumps(key)):
-            return Fault("nul_character")
+            return RecordError("nul_character")
         text = orjson.dumps(value)
         if _holds_nul(text):
-            return Fault("nul_character", key[:VALUE_SHOWN], _shown(text))
+            return RecordError("nul_character", key[:VALUE_SHOWN], _shown(text))
         if isinstance(value, orjson.Fragment) and not _fits(text):
-            return Fault("number_out_of_range", key[:VALUE_SHOWN], _shown(text))
-    return None if _fits(orjson.dumps(rest)) else Fault("number_out_of_range")
+            return RecordError("number_out_of_range", key[:VALUE_SHOWN], _shown(text))
+    return None if _fits(orjson.dumps(rest)) else RecordError("number_out_of_range")
 
 
 def _holds_nul(text: bytes) -> bool:
@@ -226,8 +226,9 @@ def _fits(text: bytes) -> bool:
     return zeros <= ZEROS_MAX
 
 
-def _judged(raw: bytes) -> tuple[Any, bytes, str | None]:
-    """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that Fault's code.
+def _judge_numbers(raw: bytes) -> tuple[Any, bytes, str | None]:
+    """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that RecordError's
+    code.
 
     Numbers may come as floats, for `_restore` to put right. Raises JSONDecodeError for what is not JSON.
     """

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from rollcall.errors import Busy, HeadersTooLarge, InvalidInput, RequestTimeout, RollcallError
 from rollcall.telemetry import REQUESTS
-from rollcall.web.answers import problem
+from rollcall.web.responses import problem
 
 HEAD_BYTES_MAX = 64 << 10
 HEAD_SECONDS = 30.0

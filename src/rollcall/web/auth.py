@@ -15,13 +15,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rollcall import keys
 from rollcall.errors import RollcallError, Unauthorized
 from rollcall.keys import Caller
-from rollcall.web.answers import on_error
+from rollcall.web.responses import on_error
 
 OPEN = frozenset({"/health", "/health/live"})
 BEARER = re.compile(rb"(?i:bearer) +([!-~]{1,100})")
 
 
-class Gate:
+class Authentication:
     """`closed`: ask for a key even while none was made, because others than this machine reach the service."""
 
     def __init__(self, app: ASGIApp, *, closed: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from rollcall.records.formats.reader import RECORD_BYTES_MAX, Fault, Offsets, Slice
+from rollcall.records.formats.reader import RECORD_BYTES_MAX, Offsets, RecordError, Slice
 
 SPACE: Final = b" \t\r\n"
 """JSON's whitespace."""
@@ -37,7 +37,7 @@ def blank_bom(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield from blocks
 
 
-def trimmed(data: bytes, ends: Offsets) -> tuple[Offsets, Offsets]:
+def trim_spans(data: bytes, ends: Offsets) -> tuple[Offsets, Offsets]:
     """Where the stretches before these separators begin and end, without whitespace.
 
     `data` begins with the first stretch and holds the last separator. A blank stretch ends where it begins.
@@ -77,14 +77,14 @@ def mask_escapes(text: bytes) -> bytes:
     return text.replace(rb"\\", b"__").replace(rb"\"", b"__") if b"\\" in text else text
 
 
-def located(data: bytes, starts: Offsets, ends: Offsets) -> Slice:
+def locate_records(data: bytes, starts: Offsets, ends: Offsets) -> Slice:
     """The Slice of these Records; of those that are too long, only the beginning."""
     too_long = np.flatnonzero(ends - starts > RECORD_BYTES_MAX)
     if not too_long.size:
         return Slice(data, starts, ends)
     ends = ends.copy()
     ends[too_long] = starts[too_long] + KEPT_BYTES
-    return Slice(data, starts, ends, {int(index): Fault("record_too_long") for index in too_long}).packed()
+    return Slice(data, starts, ends, {int(index): RecordError("record_too_long") for index in too_long}).packed()
 
 
 def bound(held: bytearray) -> None:

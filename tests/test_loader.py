@@ -1,4 +1,4 @@
-"""A Lane that loses its connection, its import or what it had committed: nothing is lost, nothing is there twice."""
+"""A loader that loses its connection, its import or what it had committed: nothing is lost, nothing is there twice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WAL_STAYS_IN_MEMORY = {
 
 @pytest.fixture
 async def before(database_url: str) -> AsyncIterator[Proxy]:
-    """What stands between the Lanes and Postgres."""
+    """What stands between the loaders and Postgres."""
     await oracle.instrument(database_url)
     async with proxy(database_url) as between:
         yield between
@@ -87,7 +87,7 @@ async def test_connection_lost_at_every_third_commit(place: Site, before: Proxy,
 
 
 async def test_commit_that_arrives_after_the_look(place: Site, before: Proxy) -> None:
-    """The Lane looks, finds nothing, begins again: then its first COMMIT gets through."""
+    """The loader looks, finds nothing, begins again: then its first COMMIT gets through."""
     late: set[str] = set()
 
     def judge(link: Link, data: bytes) -> Harm:
@@ -110,9 +110,9 @@ async def test_commit_that_arrives_after_the_look(place: Site, before: Proxy) ->
 
 @pytest.mark.parametrize("word", [b"insert into rollcall.import_parts", b"COMMIT\0"], ids=["fence", "share"])
 async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) -> None:
-    """The server still holds the Share of a connection that the Lane knows to be dead: the Lane ends it.
+    """The server still holds the batch of a connection that the loader knows to be dead: the loader ends it.
 
-    If it only holds the fence, no Lane is in its way: whoever closes the import ends it."""
+    If it only holds the fence, no loader is in its way: whoever closes the import ends it."""
 
     def judge(link: Link, data: bytes) -> Harm:
         lost = is_lane(link) and word in data and not before.harmed
@@ -127,7 +127,7 @@ async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) 
 
 @pytest.mark.parametrize("seed", range(20) if LONG else [1, 2])
 async def test_connections_lost_anywhere(place: Site, before: Proxy, seed: int) -> None:
-    """One message in 25 is the last one of its connection, whatever it says; connecting included. Shares are of one
+    """One message in 25 is the last one of its connection, whatever it says; connecting included. batches are of one
     Part each, or of as many as wait."""
     chance = random.Random(seed)
     harms: list[Harm] = ["cut", "reset", "answerless"]
@@ -150,12 +150,12 @@ async def test_slow_network(place: Site, before: Proxy) -> None:
     await assert_whole(place)
 
 
-async def test_fenced_lanes_write_nothing(place: Site, before: Proxy) -> None:
+async def test_fenced_loaders_write_nothing(place: Site, before: Proxy) -> None:
     """An import is taken over in the middle: whoever had it stops, whoever has it ends it."""
     before.latency = 0.005
     job_id = await place.post(FILE.source, FILE.csv())
     first = asyncio.create_task(place.carry(await place.claim()))
-    await until(lambda: place.shares(job_id, at_least=4), 20, "four Shares are committed")
+    await until(lambda: place.shares(job_id, at_least=4), 20, "four batches are committed")
     job = await place.take(job_id, worker=2)
     assert job.attempt == 2
     await asyncio.wait_for(first, 10)
@@ -170,9 +170,9 @@ async def test_fenced_lanes_write_nothing(place: Site, before: Proxy) -> None:
 
 
 async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -> None:
-    """Just when a Lane is about to enter its first Share, another one that begins there is committed, and shorter.
+    """Just when a loader is about to enter its first batch, another one that begins there is committed, and shorter.
 
-    It is of the same attempt: an older session of this worker, say. The Lane loads what that one did not have.
+    It is of the same attempt: an older session of this worker, say. The loader loads what that one did not have.
     """
     go_on, waiting = asyncio.Event(), asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -
     before.judge = judge
 
     async def shorter() -> bool:
-        return bool(await place.query("select last from rollcall.import_parts where lane = 0 and last = 37"))
+        return bool(await place.query("select last from rollcall.import_parts where loader = 0 and last = 37"))
 
     job_id = await place.post(FILE.source, FILE.csv())
     carrying = asyncio.create_task(place.carry(await place.claim()))
@@ -206,10 +206,11 @@ async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -
 
 
 @pytest.mark.parametrize("times", [1, 1000], ids=["once", "again and again"])
-async def test_a_share_that_is_taken_back_just_before_the_end(
+async def test_a_batch_that_is_taken_back_just_before_the_end(
     place: Site, before: Proxy, aside: psycopg.Connection[Any], times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its Lane is done and notices nothing. The close does not add up: what is missing is loaded, but not for ever."""
+    """Its loader is done and notices nothing. The close does not add up: what is missing is loaded, but not for
+    ever."""
     monkeypatch.setattr(pipeline, "REWINDS_MAX", 3)
     closes = 0
 
@@ -218,12 +219,12 @@ async def test_a_share_that_is_taken_back_just_before_the_end(
         if b"set state = 'succeeded'" in data:
             closes += 1
             if closes <= times:
-                aside.execute("delete from rollcall.import_parts where last = 600 and lane = 1")
+                aside.execute("delete from rollcall.import_parts where last = 600 and loader = 1")
                 aside.execute("delete from public.contacts where record > 400 and email ~ '^n'")
         return "pass"
 
     before.judge = judge
-    lines = b"".join(b"Ann,%b%d@x.org\n" % (b"n" if at % 2 else b"a", at) for at in range(600))  # n: Lane 1
+    lines = b"".join(b"Ann,%b%d@x.org\n" % (b"n" if at % 2 else b"a", at) for at in range(600))  # n: loader 1
     job = await asyncio.wait_for(place.load("crm", b"name,email\n" + lines), 20)
 
     if times == 1:
@@ -232,7 +233,7 @@ async def test_a_share_that_is_taken_back_just_before_the_end(
         assert (job.state, job.error_code, closes) == ("failed", "IMPORT_FAILED", 3)
 
 
-async def test_a_share_that_was_idle_for_too_long(database_url: str, before: Proxy, tmp_path: Path) -> None:
+async def test_a_batch_that_was_idle_for_too_long(database_url: str, before: Proxy, tmp_path: Path) -> None:
     """Postgres ends it while the worker sleeps; whoever wakes up hears of that by an error of its own kind."""
     never = asyncio.Event()
 
@@ -240,7 +241,7 @@ async def test_a_share_that_was_idle_for_too_long(database_url: str, before: Pro
         return never if is_lane(link) and b"COMMIT\0" in data and not idle() else "pass"
 
     def idle() -> list[Any]:
-        return [line for line in logs if line["event"] == "lane.again"]
+        return [line for line in logs if line["event"] == "loader.again"]
 
     before.judge = judge
     with capture_logs() as logs, part_records(PART_RECORDS):
@@ -260,7 +261,7 @@ class Impatient(Database):
 
 
 async def test_dialling_that_comes_half_way(place: Site) -> None:
-    """The disk is full just when a Lane makes its temporary tables; a moment later it is not."""
+    """The disk is full just when a loader makes its temporary tables; a moment later it is not."""
     await place.query(
         """create sequence once;
            create function refuse() returns event_trigger language plpgsql as $$ begin
@@ -272,8 +273,8 @@ async def test_dialling_that_comes_half_way(place: Site) -> None:
     await assert_whole(place)
 
 
-async def test_postgres_takes_acknowledged_shares_back(data_dir: Path, bin_dir: Path | None, tmp_path: Path) -> None:
-    """Crashes of Postgres, each of which undoes Shares that a Lane was told are committed.
+async def test_postgres_takes_acknowledged_batches_back(data_dir: Path, bin_dir: Path | None, tmp_path: Path) -> None:
+    """Crashes of Postgres, each of which undoes batches that a loader was told are committed.
 
     The load rewinds to what the ledger says; nobody takes the import over.
     """
@@ -292,7 +293,7 @@ async def test_postgres_takes_acknowledged_shares_back(data_dir: Path, bin_dir: 
 
 
 def rewinds() -> float:
-    return telemetry.work()["rollcall_retries", "rewind"]
+    return telemetry.worker_counters()["rollcall_retries", "rewind"]
 
 
 async def _survive(place: Site, server: embedded.Server, *, crashes: int) -> None:
@@ -305,7 +306,7 @@ async def _survive(place: Site, server: embedded.Server, *, crashes: int) -> Non
         file = File("crm", len(files), 10 * PART_RECORDS)
         job_id = await place.post(file.source, file.csv())
         files[job_id] = file
-        await until(lambda: place.shares(job_id, at_least=6), 20, "six Shares are committed")  # noqa: B023
+        await until(lambda: place.shares(job_id, at_least=6), 20, "six batches are committed")  # noqa: B023
         await asyncio.to_thread(server.stop, "immediate")
         await asyncio.to_thread(server.start)
 

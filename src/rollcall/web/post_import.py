@@ -21,17 +21,17 @@ from rollcall.keys import Caller
 from rollcall.options import CHOICES, NAMES, Options
 from rollcall.receive import Arrival, become_import, one_request
 from rollcall.uploads import Incoming
-from rollcall.web import BODIES_MAX, Asking, Service, Serving, envelope
-from rollcall.web.answers import PROBLEMS, Answer, issue
-from rollcall.web.body import announced, arriving
-from rollcall.web.envelope import SOURCE_LENGTH_MAX, Wish
+from rollcall.web import BODIES_MAX, CallerDep, Service, ServiceDep, envelope
+from rollcall.web.body import content_length, paced_body
+from rollcall.web.envelope import SOURCE_LENGTH_MAX, ImportRequest
 from rollcall.web.form import Form
+from rollcall.web.responses import PROBLEMS, Answer, issue
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
 PLACE_SECONDS = 5.0
 """How long a request waits for its turn before it is told to come again."""
-REQUEST_KEY_LENGTH = 255
+IDEMPOTENCY_KEY_LENGTH = 255
 GIVEN = ("source", "useResumable", *NAMES)
 FILE_TYPES = (
     "application/octet-stream",
@@ -70,7 +70,7 @@ REQUEST = {
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": REQUEST_KEY_LENGTH},
+            "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH},
             "description": "For 24 hours, the same request under the same key becomes one import.",
         },
     ],
@@ -96,24 +96,26 @@ class Accepted(Answer):
 
 
 @dataclass(frozen=True)
-class Sent:
+class PendingImport:
     """One request, its body not yet read."""
 
     service: Service
     caller: Caller
     query: dict[str, str]
-    request_key: str | None
+    idempotency_key: str | None
     body: AsyncIterator[bytes]
 
 
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
-async def post(request: Request, response: Response, service: Serving, caller: Asking) -> Accepted:
+async def post(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
-    sent = Sent(service, caller, _query(request), _request_key(request), arriving(request, service.body_bytes_max))
-    _allow(caller, sent.query)
+    pending = PendingImport(
+        service, caller, _query(request), _idempotency_key(request), paced_body(request, service.body_bytes_max)
+    )
+    _allow(caller, pending.query)
     async with _place(service):
-        await service.store.require(announced(request, service.body_bytes_max))
-        job_id = await _take(request, sent)
+        await service.store.require(content_length(request, service.body_bytes_max))
+        job_id = await _take(request, pending)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
 
@@ -132,67 +134,67 @@ async def _place(service: Service) -> AsyncGenerator[None, None]:
         service.bodies.release()
 
 
-async def _take(request: Request, sent: Sent) -> UUID:
+async def _take(request: Request, pending: PendingImport) -> UUID:
     content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
     if content_type == "application/json":
-        return await _json(sent)
+        return await _json(pending)
     if content_type == "multipart/form-data":
-        return await _form(sent, parameters.get("boundary", ""))
+        return await _form(pending, parameters.get("boundary", ""))
     if content_type in FILE_TYPES:
-        wish = envelope.wish(given := _headers(request) | sent.query)
-        _allow(sent.caller, given)
-        async with _arriving(sent) as arrival:
+        wish = envelope.parse_request(given := _headers(request) | pending.query)
+        _allow(pending.caller, given)
+        async with _arriving(pending) as arrival:
             file = Incoming(content_type=content_type)
-            return await _receive(sent, arrival, sent.body, lambda: wish, wish.resumable, file)
+            return await _receive(pending, arrival, pending.body, lambda: wish, wish.resumable, file)
     raise UnsupportedMediaType(
         "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
         f"{', '.join(FILE_TYPES[1:])}."
     )
 
 
-def _arriving(sent: Sent) -> AbstractAsyncContextManager[Arrival]:
+def _arriving(pending: PendingImport) -> AbstractAsyncContextManager[Arrival]:
     """From here on its body counts for its sender: entered before a byte of it is awaited."""
-    incoming = Incoming(created_by=sent.caller.name, idempotency_key=sent.request_key)
-    return one_request(sent.service.database, sent.service.store, incoming, sent.service.limits)
+    incoming = Incoming(created_by=pending.caller.name, idempotency_key=pending.idempotency_key)
+    return one_request(pending.service.database, pending.service.store, incoming, pending.service.limits)
 
 
-async def _json(sent: Sent) -> UUID:
-    async with _arriving(sent) as arrival:
-        return await _judge(sent, arrival)
+async def _json(pending: PendingImport) -> UUID:
+    async with _arriving(pending) as arrival:
+        return await _judge(pending, arrival)
 
 
-async def _judge(sent: Sent, arrival: Arrival) -> UUID:
+async def _judge(pending: PendingImport, arrival: Arrival) -> UUID:
     beginning: list[bytes] = []
     length = 0
-    async for chunk in sent.body:
+    async for chunk in pending.body:
         beginning.append(chunk)
         length += len(chunk)
         if length > JSON_BYTES_MAX:
             break
     read = envelope.head if length > JSON_BYTES_MAX else envelope.read
-    async with sent.service.judges:
-        wish = await asyncio.to_thread(read, b"".join(beginning), sent.query)
-    _allow(sent.caller, {"source": wish.source})
-    body = _chain(beginning, sent.body)
+    async with pending.service.cpu_slots:
+        wish = await asyncio.to_thread(read, b"".join(beginning), pending.query)
+    _allow(pending.caller, {"source": wish.source})
+    body = _chain(beginning, pending.body)
     file = Incoming(content_type="application/json")
-    return await _receive(sent, arrival, body, lambda: wish, wish.resumable, file)
+    return await _receive(pending, arrival, body, lambda: wish, wish.resumable, file)
 
 
-async def _form(sent: Sent, boundary: str) -> UUID:
+async def _form(pending: PendingImport, boundary: str) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
-    form = Form(boundary, sent.body, names=GIVEN)
+    form = Form(boundary, pending.body, names=GIVEN)
 
-    def wish() -> Wish:
-        return envelope.wish(form.fields | sent.query)
+    def wish() -> ImportRequest:
+        return envelope.parse_request(form.fields | pending.query)
 
-    async with _arriving(sent) as arrival:
+    async with _arriving(pending) as arrival:
         part = await form.file()
-        _allow(sent.caller, form.fields | sent.query)
-        early = envelope.wish({"source": "may follow"} | form.fields | sent.query)
+        _allow(pending.caller, form.fields | pending.query)
+        early = envelope.parse_request({"source": "may follow"} | form.fields | pending.query)
         file = Incoming(part.name, part.content_type)
-        return await _receive(sent, arrival, form.rest(), wish, early.resumable, file)
+        return await _receive(pending, arrival, form.rest(), wish, early.resumable, file)
 
 
 def _allow(caller: Caller, given: dict[str, str]) -> None:
@@ -203,23 +205,28 @@ def _allow(caller: Caller, given: dict[str, str]) -> None:
 
 
 async def _receive(
-    sent: Sent, arrival: Arrival, body: AsyncIterator[bytes], wish: Callable[[], Wish], resumable: bool, file: Incoming
+    pending: PendingImport,
+    arrival: Arrival,
+    body: AsyncIterator[bytes],
+    wish: Callable[[], ImportRequest],
+    resumable: bool,
+    file: Incoming,
 ) -> UUID:
     def asked() -> tuple[str, Options]:
         found = wish()
-        _allow(sent.caller, {"source": found.source})
+        _allow(pending.caller, {"source": found.source})
         return found.source, found.options
 
-    segment_bytes = sent.service.segment_bytes if resumable else None
+    segment_bytes = pending.service.segment_bytes if resumable else None
     return await become_import(arrival, body, asked, segment_bytes=segment_bytes, file=file)
 
 
-def _request_key(request: Request) -> str | None:
+def _idempotency_key(request: Request) -> str | None:
     """The Idempotency-Key. Raises InvalidInput."""
     given = [_utf8(value) for value in request.headers.getlist("idempotency-key")]
-    if given and (len(given) > 1 or not 1 <= len(given[0]) <= REQUEST_KEY_LENGTH):
-        text = f"Idempotency-Key is one text of 1 to {REQUEST_KEY_LENGTH} characters."
-        raise envelope.refused([issue("Idempotency-Key", "invalid_value", text)])
+    if given and (len(given) > 1 or not 1 <= len(given[0]) <= IDEMPOTENCY_KEY_LENGTH):
+        text = f"Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_LENGTH} characters."
+        raise envelope.invalid_input([issue("Idempotency-Key", "invalid_value", text)])
     return given[0] if given else None
 
 
@@ -231,7 +238,7 @@ def _query(request: Request) -> dict[str, str]:
         if name not in GIVEN
     ]
     if unknown:
-        raise envelope.refused(unknown)
+        raise envelope.invalid_input(unknown)
     return dict(request.query_params)
 
 

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from rollcall.database import Connection
-from rollcall.imports.entry import Import
+from rollcall.imports.table import Import
 
 COPY_COUNTS: LiteralString = """read = p.read, created = p.created, updated = p.updated, unchanged = p.unchanged,
        skipped = p.skipped, duplicate = p.duplicate, rejected = p.rejected, by_code = p.by_code"""
@@ -61,9 +61,10 @@ async def fail_check(
 async def cancel(tx: Connection, job_id: UUID) -> None:
     """End it now; what is committed stays and is counted. A final import is left as it is.
 
-    One simple-query string: a single transaction with a snapshot for each statement. The first waits for Shares under
+    One simple-query string: a single transaction with a snapshot for each statement. The first waits for batches under
     way, so that the second counts them; one snapshot for both would miss them. After a second it gives up: 55P03, or
-    57014 when it waited for one Lane after the other (where Shares overlap, no such wait is long, and none the last).
+    57014 when it waited for one loader after the other (where batches overlap, no such wait is long, and none the
+    last).
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(
@@ -81,7 +82,7 @@ async def retry(tx: Connection, job_id: UUID) -> bool:
     """Queue a failed or cancelled import again; False when it is neither, or its stored file was deleted.
 
     It goes on after what the ledger has, by the Plan it has. When that is nothing, a new Plan is made, and the Rejects
-    of a check pass go. Locks first, as `cancel` does: a snapshot from before its end would miss the last Shares.
+    of a check pass go. Locks first, as `cancel` does: a snapshot from before its end would miss the last batches.
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(

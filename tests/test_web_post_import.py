@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rollcall.web import intake
+from rollcall.web import post_import
 from service import objects, rows, served
 
 GOOD = {"name": "Alice", "email": "alice@example.com"}
@@ -108,7 +108,7 @@ async def test_a_wrong_shape_is_named(client: httpx.AsyncClient, kept: Any) -> N
 async def test_a_long_body_is_streamed_when_its_head_says_enough(
     client: httpx.AsyncClient, kept: Any, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "JSON_BYTES_MAX", 1000)
+    monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
     data = [{"name": "A", "email": f"a{number}@example.com"} for number in range(500)] + [{"name": "bad"}]
     answer = await client.post("/import", json={"data": data, "source": "crm"})
     refused(answer, ["source"], "required")
@@ -126,7 +126,7 @@ async def test_a_long_body_is_streamed_when_its_head_says_enough(
 async def test_a_long_body_without_data_is_refused(
     client: httpx.AsyncClient, kept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "JSON_BYTES_MAX", 1000)
+    monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
     for head in (b'{"source": "crm", "x": "', b"[" * 1200, b'{"source": "crm", ,', b"\0" * 1200):
         answer = await client.post("/import", content=head + b"x" * 2000, headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_INPUT"), head
@@ -245,7 +245,7 @@ async def test_what_a_sender_calls_a_file_harms_nobody(client: httpx.AsyncClient
 async def test_the_description_names_every_option(client: httpx.AsyncClient) -> None:
     described = (await client.get("/openapi.json")).json()["paths"]["/import"]["post"]
     assert {each["name"] for each in described["parameters"]} == {
-        *intake.GIVEN,
+        *post_import.GIVEN,
         "X-Source",
         "X-Use-Resumable",
         "Idempotency-Key",

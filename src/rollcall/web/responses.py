@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rollcall.database import meaning
+from rollcall.database import classify
 from rollcall.errors import (
     DatabaseDown,
     InvalidInput,
@@ -93,7 +93,7 @@ def install(app: FastAPI) -> None:
     app.state.under_way = set()
 
 
-async def come_to_an_end(app: FastAPI, seconds: float) -> None:
+async def wait_for_requests(app: FastAPI, seconds: float) -> None:
     """Wait for the requests under way. A server that stops cancels them, and then closes what they clean up with."""
     if tasks := app.state.under_way - {asyncio.current_task()}:
         await asyncio.wait(tasks, timeout=seconds)
@@ -148,7 +148,7 @@ def _code(kind: str) -> str:
 
 def _on_database(request: Request, error: Exception) -> Response:
     assert isinstance(error, psycopg.Error)
-    if meaning(error) == "fault":
+    if classify(error) == "fault":
         raise error
     return on_error(request, DatabaseDown().with_traceback(error.__traceback__))
 

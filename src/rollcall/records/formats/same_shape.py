@@ -21,9 +21,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rollcall.records.formats.columns import signs
+from rollcall.records.formats.columns import value_bytes
 from rollcall.records.formats.reader import Offsets, Slice
-from rollcall.records.formats.stretches import escaped_quotes, mask_escapes
+from rollcall.records.formats.spans import escaped_quotes, mask_escapes
 from rollcall.records.plan import Mapping
 
 ALIKE_MIN: Final = 256
@@ -48,7 +48,7 @@ _QUOTE, _BACKSLASH, _SPACE = b'"\\ '
 
 Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int32]  # a Slice has some MiB
-Columns = dict[str, pa.StringArray]
+KeyColumns = dict[str, pa.StringArray]
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Shape:
     texts: tuple[bytes, ...]
 
 
-def groups(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, Columns, frozenset[str]]]:
+def read_by_shape(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, KeyColumns, frozenset[str]]]:
     """The Records of one shape, then those of another: their indices, ascending; the values of each key; the keys whose
     values are scalars, which are JSON as it is written.
 
-    Keys that hold null are left out. Records that are in no group, those with a Fault among them, are to be read one by
-    one.
+    Keys that hold null are left out. Records that are in no group, those with a RecordError among them, are to be read
+    one by one.
     """
     if len(part) < ALIKE_MIN:
         return
@@ -123,7 +123,7 @@ def _with_escapes(part: Slice) -> Flags:
 
 
 def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
-    """The Record's shape; None if it holds other values, a key twice, or what is a Fault."""
+    """The Record's shape; None if it holds other values, a key twice, or what is a RecordError."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -198,7 +198,7 @@ def _pieces(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
 def _strings(data: bytes, begins: Offsets, ends: Offsets) -> pa.StringArray:
     """What these stretches say as JSON strings. Raises ValueError if one is none, or may hold a NUL."""
     values = _pieces(data, begins, ends)
-    if not (signs(values) == _BACKSLASH).any():
+    if not (value_bytes(values) == _BACKSLASH).any():
         return values
     escaping = pc.match_substring(values, "\\")
     written = '["' + '","'.join(cast(list[str], values.filter(escaping).to_pylist())) + '"]'

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollcall.records.seen import Seen
+from rollcall.loading.seen import Seen
 
 
 def keys(*emails: str) -> pa.StringArray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rollcall.web import wire
+from rollcall.web import http_protocol
 from service import listening, rows, until
 
 CSV = "name,email\nAlice,alice@example.com\n"
@@ -162,7 +162,7 @@ async def test_a_refusal_is_never_taken_for_another_answer(port: int) -> None:
 
 
 async def test_a_head_that_does_not_come_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     problem(await said(port, LIVE), 408, "REQUEST_TIMEOUT")
     assert await said(port, "") == await said(port, "\r\n") == b""
     answered = await said(port, f"{LIVE}\r\n{LIVE}")
@@ -186,7 +186,7 @@ async def trickle(port: int, begun: str, drop: str) -> float:
 
 
 async def test_a_little_now_and_then_keeps_nothing_open(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     refused = f"POST /nope HTTP/1.1\r\nHost: x\r\n{LENGTH.strip()}000\r\n\r\n"
     for begun, drop in ((LIVE, "X-A: b\r\n"), ("", "\r\n"), (f"{LIVE}\r\n", "\r\n"), (refused, "x")):
         assert 0.2 < await trickle(port, begun, drop) < 5
@@ -200,7 +200,7 @@ def established(port: int, client: socket.socket) -> bool:
 
 
 async def test_an_answer_that_nobody_takes_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "TAKE_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "TAKE_SECONDS", 0.3)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", port))
@@ -210,7 +210,7 @@ async def test_an_answer_that_nobody_takes_is_given_up(port: int, monkeypatch: p
 
 
 async def test_a_crowd_that_asks_nothing_keeps_nobody_out(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 20)
+    monkeypatch.setattr(http_protocol, "CONNECTIONS_MAX", 20)
     crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
     for _, writer in crowd[10:]:
         writer.write(LIVE.encode())

@@ -165,7 +165,7 @@ async def page(
         return await cursor.fetchall()
 
 
-async def standing(tx: Connection, job_id: UUID) -> tuple[State, int] | None:
+async def state_and_attempt(tx: Connection, job_id: UUID) -> tuple[State, int] | None:
     """State and attempt, nothing else."""
     row = await (await tx.execute("select state, attempt from rollcall.imports where id = %s", (job_id,))).fetchone()
     return (row[0], row[1]) if row else None
