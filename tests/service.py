@@ -28,7 +28,7 @@ async def served(database_url: str, folder: Path, **settings: Any) -> AsyncGener
     api = app.create(Settings(data_dir=folder, **settings), database_url=database_url)
     async with (
         api.router.lifespan_context(api),
-        httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://rollcall.test") as client,
+        httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as client,
     ):
         yield client
 

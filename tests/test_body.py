@@ -22,7 +22,9 @@ from service import api, listening, objects, rows, served, until
 MIB = 1 << 20
 CSV = b"name,email\nAlice,alice@example.com\n"
 STREAM = {"Content-Type": "text/csv", "X-Source": "crm"}
-HEAD = "POST /import?source=crm HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\nX-Use-Resumable: {}\r\n{}\r\n\r\n"
+HEAD = (
+    "POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nX-Use-Resumable: {}\r\n{}\r\n\r\n"
+)
 
 
 def left(database_url: str, folder: Path) -> bool:
@@ -220,7 +222,7 @@ async def test_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
         await upload(size // 8, **{"X-Use-Resumable": "true"})
         assert memory(process.pid, "VmHWM") - idle <= 64
 
-        begun = b"POST /import?source=crm HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
+        begun = b"POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
         alone, crowded = [], []
         for _ in range(4):  # in turn, so that others on the machine slow both
             alone.append(await upload(64))
@@ -237,17 +239,19 @@ async def test_post_import_counts_a_body_before_its_first_byte(
 ) -> None:
     """Whatever it is, and also one that is sent again: a sender cannot hold more than its share of what is arriving."""
     key = {"Idempotency-Key": "one"} if repeated else {}
-    async with listening(database_url, tmp_path, max_arriving_uploads=1) as port:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            if repeated:
-                assert (await client.post("/import", content=CSV, headers=STREAM | key)).status_code == 200
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            head = {"Host": "localhost", "Content-Type": content_type, "X-Source": "crm", "Content-Length": "100"} | key
-            lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-            writer.write(f"POST /import HTTP/1.1\r\n{lines}\r\n".encode())
-            await until(lambda: bool(rows(database_url, "select from rollcall.uploads where state = 'arriving'")))
-            answer = await client.post("/import", content=CSV, headers=STREAM)
-            assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_REQUESTS")
-            writer.close()
-            await until(lambda: not rows(database_url, "select from rollcall.uploads where state = 'arriving'"))
-            assert (await client.post("/import", content=CSV, headers=STREAM)).status_code == 200
+    async with (
+        listening(database_url, tmp_path, max_arriving_uploads=1) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        if repeated:
+            assert (await client.post("/import", content=CSV, headers=STREAM | key)).status_code == 200
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = {"Host": "localhost", "Content-Type": content_type, "X-Source": "crm", "Content-Length": "100"} | key
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        writer.write(f"POST /import HTTP/1.1\r\n{lines}\r\n".encode())
+        await until(lambda: bool(rows(database_url, "select from rollcall.uploads where state = 'arriving'")))
+        answer = await client.post("/import", content=CSV, headers=STREAM)
+        assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_REQUESTS")
+        writer.close()
+        await until(lambda: not rows(database_url, "select from rollcall.uploads where state = 'arriving'"))
+        assert (await client.post("/import", content=CSV, headers=STREAM)).status_code == 200

@@ -14,6 +14,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
+from rollcall import keys
+from rollcall.database import Database
 from service import api, listening, objects, rows, until, wired
 
 MIB = 1 << 20
@@ -151,6 +153,7 @@ async def test_nobody_writes_lines_into_the_log(database_url: str, tmp_path: Pat
             await client.get("/" + quote(path), params={"email": FORGED})
         header = FORGED.replace("\r\n", "\t").replace("\x1b", "").replace("\x07", "")
         await client.post("/import", content=CSV, headers=csv | {"X-Source": header, "Idempotency-Key": header})
+        await until(lambda: (tmp_path / "api.log").read_text(encoding="utf-8").count('"event": "request"') == 6)
     said = (tmp_path / "api.log").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in said.splitlines()]
     assert sum(line["event"] == "request" for line in lines) == 6
@@ -181,11 +184,76 @@ async def test_a_client_is_where_its_connection_comes_from() -> None:
         assert (await client.get(f"http://127.0.0.1:{port}/")).json() == ["127.0.0.1", "http", ""]
 
 
-async def test_who_asks_says_nothing_about_where_it_is(database_url: str, tmp_path: Path) -> None:
+FOREIGN_REQUESTS = [
+    {"Host": "evil.example"},
+    {"Host": "evil.example:3000"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "localhost.evil.example"},
+    {"Host": "192.168.0.1"},
+    {"Host": "0.0.0.0"},
+    {"Host": "[::2]"},
+    {"Host": ""},
+    {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://localhost.evil.example"},
+    {"Origin": "http://localhost:1"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+]
+PAGE = FOREIGN_REQUESTS[8]
+OWN = [
+    {},
+    {"Host": "localhost"},
+    {"Host": "LOCALHOST:8080", "Origin": "http://localhost:8080", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "127.9.8.7", "Origin": "https://127.9.8.7"},
+    {"Host": "[::1]:3000", "Origin": "http://[::1]:3000"},
+    {"Host": "localhost:80", "Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
+]
+ASKED = [
+    ("POST", "/import?source=crm"), ("GET", "/contacts"), ("GET", "/imports"), ("GET", "/health"), ("GET", "/metrics"),
+    ("GET", "/health/live"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nope"), ("OPTIONS", "/import"),
+    ("POST", "/imports/00000000-0000-7000-8000-000000000000/cancel"), ("HEAD", "/contacts"), ("GET", "//evil.example"),
+]  # fmt: skip
+
+
+async def test_gate_answers_no_web_page_while_there_is_no_key(database_url: str, tmp_path: Path) -> None:
+    async with (
+        listening(database_url, tmp_path) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        for method, path in ASKED:
+            body: dict[str, Any] = (
+                {"content": CSV, "headers": {"Content-Type": "text/plain"}} if path.startswith("/import?") else {}
+            )
+            for headers in FOREIGN_REQUESTS:
+                given = [(name, value.encode("latin-1")) for name, value in headers.items()]
+                request = client.build_request(method, path, **body)
+                request.headers.update(dict(given))  # type: ignore[arg-type]
+                answer = await client.send(request)
+                assert answer.status_code == 403, (method, path, headers, answer.text)
+                if method != "HEAD":
+                    assert answer.json()["code"] == "FORBIDDEN"
+                    assert "make a key" in answer.json()["error"]
+            for headers in OWN:
+                assert (await client.request(method, path, headers=headers)).status_code != 403, (path, headers)
+        two = [(b"Host", b"localhost"), (b"Origin", b"http://localhost"), (b"Origin", b"https://evil.example")]
+        assert (await client.get("/contacts", headers=two)).status_code == 403
+    assert rows(database_url, "select id from rollcall.uploads") == []
+
+
+async def test_gate_decides_nothing_by_host_once_there_is_a_key(database_url: str, tmp_path: Path) -> None:
+    async with Database(database_url) as database, database.session() as tx:
+        authorization = {"Authorization": f"Bearer {await keys.create(tx, 'all')}"}
     async with (
         listening(database_url, tmp_path) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, headers=LIES) as client,
     ):
+        assert (await client.get("/health/live", headers=PAGE)).status_code == 200
+        assert (await client.get("/contacts", headers=PAGE)).status_code == 401
+        client.headers.update(authorization | PAGE)
         sent = await client.post("/import", content=CSV, headers={"Content-Type": "text/csv", "X-Source": "crm"})
         assert sent.headers["location"] == f"/imports/{sent.json()['jobId']}"
         for path in ("/import/", "/imports/", "/contacts/", "//evil.example/..", "/health/", sent.headers["location"]):

@@ -17,12 +17,12 @@ from rollcall.web import http_protocol
 from service import listening, rows, until
 
 CSV = "name,email\nAlice,alice@example.com\n"
-START = "POST /import?source=crm HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
+START = "POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
 LENGTH = f"Content-Length: {len(CSV)}\r\n"
 CHUNKED = "Transfer-Encoding: chunked\r\n"
 CHUNKS = f"{len(CSV):x}\r\n{CSV}\r\n0\r\n\r\n"
-SMUGGLED = "GET /contacts HTTP/1.1\r\nHost: x\r\n\r\n"
-LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n"
+SMUGGLED = "GET /contacts HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LIVE = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 
 AMBIGUOUS = {
     "length and chunks": f"{START}{LENGTH}{CHUNKED}\r\n{CHUNKS}{SMUGGLED}",
@@ -56,7 +56,7 @@ AMBIGUOUS = {
     "an extension with a line feed": f"{START}{CHUNKED}\r\n23;a\n{CSV}\r\n0\r\n\r\n",
     "an extension with a return": f"{START}{CHUNKED}\r\n23;a\rb\r\n{CSV}\r\n0\r\n\r\n",
     "line feeds alone": f"{START}{LENGTH}\r\n".replace("\r\n", "\n") + CSV,
-    "one line feed": f"{START}{LENGTH}".replace("Host: x\r\n", "Host: x\n") + f"\r\n{CSV}",
+    "one line feed": f"{START}{LENGTH}".replace("Host: localhost\r\n", "Host: localhost\n") + f"\r\n{CSV}",
     "an end by a line feed": f"{START}{LENGTH}\n{CSV}",
     "a return alone": f"{START}X-A: b\r{LENGTH}\r\n{CSV}",
     "a folded header": f"{START}X-A: b\r\n c\r\n{LENGTH}\r\n{CSV}",
@@ -68,14 +68,14 @@ AMBIGUOUS = {
     "no name": f"{START}: a\r\n{LENGTH}\r\n{CSV}",
     "a NUL in a value": f"{START}X-Source: a\0b\r\n{LENGTH}\r\n{CSV}",
     "a NUL in a name": f"{START}X-\0: a\r\n{LENGTH}\r\n{CSV}",
-    "no host": LIVE.replace("Host: x\r\n", "") + "\r\n",
-    "two hosts": f"{LIVE}Host: y\r\n\r\n",
+    "no host": LIVE.replace("Host: localhost\r\n", "") + "\r\n",
+    "two hosts": f"{LIVE}Host: localhost\r\n\r\n",
     "HTTP/0.9": "GET /health/live\r\n\r\n",
     "HTTP/1.2": f"{LIVE}\r\n".replace("1.1", "1.2"),
     "HTTP/2": f"{LIVE}\r\n".replace("1.1", "2.0"),
     "the preface of HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a tunnel": "CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a tunnel that upgrades": "CONNECT / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "a tunnel": "CONNECT example.com:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a tunnel that upgrades": "CONNECT / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     "a path that is no ASCII": LIVE.replace("live", "\xe9") + "\r\n",
     "a path with a blank": LIVE.replace("live", "li ve") + "\r\n",
     "TLS": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
@@ -118,7 +118,7 @@ async def test_a_request_that_could_be_read_in_two_ways_is_refused(port: int, da
 
 async def test_those_requests_are_good_but_for_what_is_refused(port: int) -> None:
     for sent in (f"{START}{LENGTH}\r\n{CSV}", f"{START}{CHUNKED}\r\n{CHUNKS}", f"{LIVE}\r\n", f"\r\n{LIVE}\r\n"):
-        answer = await said(port, sent.replace("Host: x", "Host: x\r\nConnection: close", 1))
+        answer = await said(port, sent.replace("Host: localhost", "Host: localhost\r\nConnection: close", 1))
         assert answer.startswith(b"HTTP/1.1 200 "), sent
     assert (await said(port, "GET /health/live HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
@@ -148,14 +148,14 @@ async def test_a_head_has_64_kib(port: int) -> None:
         f"{LIVE}X-A: {'x' * 65_600}\r\n\r\n",
         LIVE + "X-A: x\r\n" * 8_200 + "\r\n",
         f"{LIVE}X-A: {'x' * 400_000}",
-        f"GET /{'x' * 65_600} HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /{'x' * 65_600} HTTP/1.1\r\nHost: localhost\r\n\r\n",
         f"GET /{'x' * 400_000}",
     ):
         problem(await said(port, sent), 431, "HEADERS_TOO_LARGE")
 
 
 async def test_a_refusal_is_never_taken_for_another_answer(port: int) -> None:
-    waiting = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    waiting = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert await said(port, waiting + "garbage\r\n\r\n") == b""
     answer = await said(port, f"{START}Connection: close\r\nContent-Length: 9999999999999\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -187,7 +187,7 @@ async def trickle(port: int, begun: str, drop: str) -> float:
 
 async def test_a_little_now_and_then_keeps_nothing_open(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
-    refused = f"POST /nope HTTP/1.1\r\nHost: x\r\n{LENGTH.strip()}000\r\n\r\n"
+    refused = f"POST /nope HTTP/1.1\r\nHost: localhost\r\n{LENGTH.strip()}000\r\n\r\n"
     for begun, drop in ((LIVE, "X-A: b\r\n"), ("", "\r\n"), (f"{LIVE}\r\n", "\r\n"), (refused, "x")):
         assert 0.2 < await trickle(port, begun, drop) < 5
 
@@ -204,7 +204,7 @@ async def test_an_answer_that_nobody_takes_is_given_up(port: int, monkeypatch: p
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", port))
-        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 400)
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 400)
         assert established(port, client)
         await until(lambda: not established(port, client))
 

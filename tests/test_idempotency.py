@@ -233,7 +233,9 @@ async def begin(port: int, body: bytes = b"") -> asyncio.StreamWriter:
     """Send the head of the request, and so much of its body."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     head = "".join(f"{name}: {value}\r\n" for name, value in STREAM.items())
-    writer.write(f"POST /import HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(CSV)}\r\n\r\n".encode() + body)
+    writer.write(
+        f"POST /import HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {len(CSV)}\r\n\r\n".encode() + body
+    )
     return writer
 
 

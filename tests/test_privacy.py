@@ -159,7 +159,7 @@ async def ask_wrongly(http: httpx.AsyncClient) -> None:
 
 def send_raw(port: int, authorization: str) -> None:
     """A request that breaks off, and what is none."""
-    post = f"POST /import HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nContent-Type: text/csv\r\n"
+    post = f"POST /import HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\nContent-Type: text/csv\r\n"
     for text in (
         f"{post}X-Source: {MARK}\r\nContent-Length: 9999\r\n\r\n{GOOD}",
         f"{post}X-Source: {MARK}\r\nTransfer-Encoding: chunked\r\n\r\n{MARK}\r\n{GOOD}",

@@ -356,7 +356,9 @@ async def test_uploads_of_a_process_that_is_gone_do_not_count(
 
 
 async def test_the_surface_is_small(database_url: str, tmp_path: Path) -> None:
+    key = await create(database_url, "all")
     async with served(database_url, tmp_path) as client:
+        client.headers.update(bearer(key))
         problem(await client.request("TRACE", "/imports"), 405, "METHOD_NOT_ALLOWED")
         problem(await client.request("OPTIONS", "/imports"), 405, "METHOD_NOT_ALLOWED")
         for path in ("/imports/", "/static", "/../etc/passwd", "/.env"):
