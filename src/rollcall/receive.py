@@ -41,7 +41,7 @@ from rollcall.errors import (
 from rollcall.imports import Import
 from rollcall.options import Options
 from rollcall.segment_writer import append
-from rollcall.storage import BLOCK_BYTES, Store, open_segments
+from rollcall.storage import Store, open_segments
 from rollcall.telemetry import RECEIVED_BYTES
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
@@ -93,10 +93,8 @@ async def receive(
 async def one_request(
     database: Database, store: Store, incoming: Incoming, limits: Limits | None = None
 ) -> AsyncGenerator[Arrival, None]:
-    """An Upload of one request: it counts for its sender and is alive as long as the block runs, however slowly its
-    bytes come; if it is not complete then, nothing is left of it.
-
-    Raises TooManyRequests when the sender is beyond `limits`; StillArriving; DatabaseDown, StoreDown.
+    """An Upload of one request: it counts and is alive as long as the block runs; if it is not complete then, nothing
+    is left of it. Raises TooManyRequests when the sender is beyond `limits`; StillArriving; DatabaseDown, StoreDown.
     """
     arrival = await begin(database, store, incoming, limits)
     try:
@@ -182,7 +180,7 @@ async def finish(database: Database, upload: Upload, file: Incoming | None = Non
     Raises UploadFailed when the Upload was dropped, or is complete already; DatabaseDown.
     """
     async with database.transaction() as tx:
-        await uploads.complete(tx, upload, file)
+        await uploads.complete(tx, upload, file or Incoming())
         yield tx
 
 
@@ -195,15 +193,8 @@ async def digest(database: Database, store: Store, upload: Upload) -> bytes:
     if upload.sha256 is None:
         async with database.session() as tx:
             segments = await uploads.segments(tx, upload.id)
-
-        def read() -> bytes:
-            sha256 = hashlib.sha256()
-            with open_segments(store, segments, upload.length) as stream:
-                while block := stream.read(BLOCK_BYTES):
-                    sha256.update(block)
-            return sha256.digest()
-
-        return await in_thread(read)
+        with open_segments(store, segments, upload.length) as stream:
+            upload.sha256 = await in_thread(hashlib.file_digest, stream, "sha256")
     taken: bytes = upload.sha256.digest()
     return taken
 
@@ -247,8 +238,7 @@ async def _again(body: AsyncIterator[bytes], wish: Callable[[], tuple[str, Optio
 
 
 async def _admit(tx: Connection, created_by: str | None, limits: Limits, *, queues: bool) -> None:
-    """What arrives will be queued (if it `queues`), so its place in the queue is taken now: no file is refused once it
-    was sent."""
+    """What `queues` takes its place in the queue now: no file is refused once it was sent."""
     arriving = await uploads.count_arriving(tx, created_by, SILENCE)
     if arriving >= limits.arriving:
         raise TooManyRequests(

@@ -58,20 +58,13 @@ async def create(tx: Connection, upload_id: UUID, incoming: Incoming, *, pausabl
         """insert into rollcall.uploads
              (id, state, name, content_type, created_by, idempotency_key, pausable, created_at)
            values (%s, 'arriving', %s, %s, %s, %s, %s, clock_timestamp())""",
-        (
-            upload_id,
-            _printable(incoming.name),
-            _printable(incoming.content_type),
-            incoming.created_by,
-            incoming.idempotency_key,
-            pausable,
-        ),
+        (upload_id, *_file(incoming), incoming.created_by, incoming.idempotency_key, pausable),
     )
 
 
-def _printable(text: str | None) -> str | None:
-    """Fit for a `text` column: no NUL, no lone surrogates."""
-    return text and "".join(character for character in text if character.isprintable())[:255]
+def _file(incoming: Incoming) -> list[str | None]:
+    """Name and type, fit for a `text` column: no NUL, no lone surrogates."""
+    return [text and "".join(filter(str.isprintable, text))[:255] for text in (incoming.name, incoming.content_type)]
 
 
 async def resume(tx: Connection, upload_id: UUID) -> tuple[Upload, list[str]] | None:
@@ -110,8 +103,7 @@ async def lock_sender(tx: Connection, created_by: str | None) -> None:
 
 
 async def count_arriving(tx: Connection, created_by: str | None, silence: timedelta) -> int:
-    """This sender's Uploads on their way, paused ones too; without those of one request whose process is gone, because
-    it has not been heard of for `silence`."""
+    """This sender's Uploads on their way, paused ones too; not those of one request, silent for `silence`."""
     row = await (
         await tx.execute(
             """select count(*) from rollcall.uploads where state = 'arriving' and created_by is not distinct from %s
@@ -168,23 +160,19 @@ async def finish_segment(tx: Connection, upload_id: UUID, segment: Segment) -> N
     _require_row(await cursor.fetchone())
 
 
-async def complete(tx: Connection, upload: Upload, incoming: Incoming | None = None) -> None:
-    """All of it has arrived. `incoming`: name and type of the file, where only its body told them.
+async def complete(tx: Connection, upload: Upload, file: Incoming) -> None:
+    """All of it has arrived. `file`: its name and type, where only its body told them.
 
     Raises UploadFailed when the Upload was dropped, or when somebody else has completed it or appended to it.
     """
+    name, content_type = _file(file)
     cursor = await tx.execute(
         """update rollcall.uploads u set state = 'complete', length = %(length)s, completed_at = clock_timestamp(),
                   name = coalesce(%(name)s, name), content_type = coalesce(%(type)s, content_type)
             where id = %(id)s and state = 'arriving' and %(length)s = (select coalesce(sum(length), 0)
                   from rollcall.segments s where s.upload_id = u.id and s.state = 'durable')
            returning 1""",
-        {
-            "id": upload.id,
-            "length": upload.length,
-            "name": _printable(incoming.name) if incoming else None,
-            "type": _printable(incoming.content_type) if incoming else None,
-        },
+        {"id": upload.id, "length": upload.length, "name": name, "type": content_type},
     )
     _require_row(await cursor.fetchone())
 
@@ -260,8 +248,7 @@ async def expire(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
 
 
 async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
-    """Forget Uploads (at most `limit`) that never became whole and were not heard of for `age`, however long ago they
-    began; the keys they may lie under."""
+    """Forget Uploads (at most `limit`) that never became whole and were not heard of for `age`; their keys."""
     rows = await (
         await tx.execute(
             """with old as materialized (
