@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import re
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,9 +162,12 @@ def _personal(logged: str) -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What was skipped was not tested: nobody looks at a green run."""
+    """Say which Python ran. In CI, what was skipped fails the run: nobody looks at a green one."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if not os.environ.get("CI") or reporter is None or hasattr(session.config, "workerinput"):
+    if reporter is None or hasattr(session.config, "workerinput"):
+        return
+    reporter.write_line(f"\nPython {platform.python_version()} at {Path(sys.executable).resolve()}")
+    if not os.environ.get("CI"):
         return
     if skipped := reporter.stats.get("skipped", []):
         names = "\n  ".join(sorted({report.nodeid for report in skipped}))

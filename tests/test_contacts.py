@@ -129,10 +129,11 @@ async def test_unchanged_writes_nothing(tx: Connection) -> None:
 
 async def test_pages_newest_first(tx: Connection) -> None:
     await merge(tx, *((f"{n}@x.org", "N", "{}") for n in range(5)))
-    first = await contacts.page(tx, source="crm", email=None, after=None, offset=0, limit=3)
-    rest = await contacts.page(tx, source="crm", email=None, after=first[-1].id, offset=0, limit=3)
+    first, after = await contacts.page(tx, source="crm", email=None, after=None, offset=0, limit=3, bytes_max=10_000)
+    rest, end = await contacts.page(tx, source="crm", email=None, after=after, offset=0, limit=3, bytes_max=10_000)
     assert [contact.email[0] for contact in first + rest] == ["4", "3", "2", "1", "0"]
-    [only] = await contacts.page(tx, source=None, email="3@X.org", after=None, offset=0, limit=3)
+    assert end is None
+    [only], _ = await contacts.page(tx, source=None, email="3@X.org", after=None, offset=0, limit=3, bytes_max=10_000)
     assert only.record == 4
 
 

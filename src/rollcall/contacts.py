@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import LiteralString, NamedTuple, cast
 from uuid import UUID
 
 import numpy as np
@@ -61,6 +63,8 @@ BY_INDEX: LiteralString = "set local enable_hashjoin = off; set local enable_mer
 """Planned without these, the statement reads all of `contacts` for every batch, until there are millions of them."""
 ENCODED_ROWS = 8192
 """How many are encoded into one piece of memory: large pieces cost more than many."""
+ROW_BYTES = 512
+"""Upper bound of what a row takes in an answer beside its texts."""
 POSTGRES_EPOCH = 946_684_800
 
 
@@ -81,16 +85,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Contact:
-    """One row."""
+    """One row. `attributes` is the JSON text that Postgres writes: no parser of Python keeps every number and depth."""
 
     id: UUID
     name: str
     email: str
     source: str
-    attributes: dict[str, Any]
+    attributes: str
     imported_at: datetime
     import_id: UUID | None
     record: int | None
+
+
+class Page(NamedTuple):
+    """Some contacts, and the id after which there may be more; None: there are no more."""
+
+    contacts: list[Contact]
+    next: UUID | None
 
 
 class Ids:
@@ -199,20 +210,34 @@ async def page(
     after: UUID | None,
     offset: int,
     limit: int,
+    bytes_max: int,
     sources: list[str] | None = None,
-) -> list[Contact]:
-    """Newest first, by id; `after` is the id of the last one seen. `sources`: of these only; None: of all."""
+) -> Page:
+    """Newest first, by id; `after` is the id of the last one seen. `sources`: of these only; None: of all.
+
+    Rows are fetched one by one, and the page ends before the row with which it would hold more than `bytes_max` bytes:
+    a row may have many megabytes of attributes, so a number of rows bounds no memory. The first row is always taken.
+    """
+    query: LiteralString = f"""
+        select {COLUMNS.replace("attributes", "attributes::text")} from public.contacts
+         where (%(source)s::text is null or source = %(source)s)
+           and (%(sources)s::text[] is null or source = any(%(sources)s))
+           and (%(email)s::text is null or email = lower(%(email)s))
+           and (%(after)s::uuid is null or id < %(after)s)
+         order by id desc limit %(limit)s offset %(offset)s"""
+    values = {"source": source, "sources": sources, "email": email, "after": after, "limit": limit, "offset": offset}
+    found: list[Contact] = []
+    size = 0
     async with tx.cursor(row_factory=class_row(Contact)) as cursor:
-        await cursor.execute(
-            f"""select {COLUMNS} from public.contacts
-                 where (%(source)s::text is null or source = %(source)s)
-                   and (%(sources)s::text[] is null or source = any(%(sources)s))
-                   and (%(email)s::text is null or email = lower(%(email)s))
-                   and (%(after)s::uuid is null or id < %(after)s)
-                 order by id desc limit %(limit)s offset %(offset)s""",
-            {"source": source, "sources": sources, "email": email, "after": after, "limit": limit, "offset": offset},
-        )
-        return await cursor.fetchall()
+        rows = cast(AsyncGenerator[Contact, None], cursor.stream(query, values))
+        async with aclosing(rows):  # cancels the statement when it is left early
+            async for contact in rows:
+                texts = (contact.name, contact.email, contact.source, contact.attributes)
+                size += ROW_BYTES + sum(len(text.encode()) for text in texts)
+                if found and size > bytes_max:
+                    return Page(found, found[-1].id)
+                found.append(contact)
+    return Page(found, found[-1].id if len(found) == limit else None)
 
 
 async def readable(tx: Connection) -> None:

@@ -64,7 +64,8 @@ def inspect(
     if not header and not whole:  # the first Record is longer than the head
         more, whole = _more(blocks, RECORD_BYTES_MAX)
         header = tuple(keys(head + more, whole))
-    plan = Plan(json_format, compression, header, _columns(mapping, header))
+    columns = _columns(mapping, header)
+    plan = Plan(json_format, compression, mappings.sample(header, columns), columns)
     return replace(plan, loaders=_loaders(plan, head, loaders))
 
 

@@ -16,9 +16,20 @@ NAME_LENGTH_MAX = 255
 EMAIL_LENGTH_MAX = 320
 """Characters of an address: 64 before the @, 255 after it (RFC 5321). The index on it needs a bound."""
 
+HEADING_LENGTH_MAX = 100
+"""Characters of a heading or key that are looked at; no alias is half as long.
+
+Without a bound a hostile heading costs the square of its length: Unicode sorts combining marks by insertion.
+"""
+
 
 def plain(heading: str) -> str:
-    """A column's heading without case, accents, spaces and punctuation: `E-Mail-Adresse ` is `emailadresse`."""
+    """A column's heading without case, accents, spaces and punctuation: `E-Mail-Adresse ` is `emailadresse`.
+
+    One that is longer than HEADING_LENGTH_MAX is `""`, which is no alias.
+    """
+    if len(heading) > HEADING_LENGTH_MAX:
+        return ""
     decomposed = unicodedata.normalize("NFKD", heading).casefold()
     return "".join(character for character in decomposed if character.isalnum())
 

@@ -19,7 +19,11 @@ COLUMNS_SHOWN = 20
 HEADING_SHOWN = 40
 """How much of a header an error message shows: columns, and characters of each."""
 
-_ADDRESS = re.compile(r"[^\s@<>]+@[^\s@<>]+\.[^\s@<>]+")
+SAMPLE_KEYS, SAMPLE_CHARACTERS = 1_000, 64 << 10
+"""How many keys of a JSON file its Plan shows, and how many characters they have together."""
+
+_ADDRESS = re.compile(r"[^\s@<>]@[^\s@<>]+\.[^\s@<>]")
+"""Something like an address. One character before the `@` is enough, and keeps the search linear."""
 
 
 def guess(header: Sequence[str]) -> Mapping:
@@ -45,10 +49,11 @@ def check(mapping: Mapping, header: Sequence[str]) -> Mapping:
         raise BadMapping(
             'The mapping names no column for the name. Give it one, or several: {"name": ["first", "last"]}.'
         )
-    unknown = [column for column in (mapping.email, *mapping.name) if column not in header]
+    columns = set(header)
+    unknown = [column for column in (mapping.email, *mapping.name) if column not in columns]
     if unknown:
         raise BadMapping(
-            f"The mapping names {_shown(unknown)}, which the file does not have. {_seen(header)} "
+            f"The mapping names {_some(unknown)}, which the file does not have. {_seen(header)} "
             "Write the column as it stands there."
         )
     return mapping
@@ -74,6 +79,17 @@ def unique(header: Iterable[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
+def sample(keys: Iterable[str], mapping: Mapping) -> tuple[str, ...]:
+    """The first of a JSON file's keys, few enough to be shown with every import; the mapped ones are among them."""
+    mapped, shown, room = {mapping.email, *mapping.name}, list[str](), SAMPLE_CHARACTERS
+    for key in keys:
+        fits = len(shown) < SAMPLE_KEYS and len(key) <= room
+        if fits or key in mapped:
+            shown.append(key)
+            room -= len(key) if fits else 0
+    return tuple(shown)
+
+
 def _name(columns: dict[str, str]) -> tuple[str, ...]:
     full = _first(fields.FULL_NAME, columns)
     first, last = _first(fields.FIRST_NAME, columns), _first(fields.LAST_NAME, columns)
@@ -91,7 +107,7 @@ def _first(aliases: Iterable[str], columns: dict[str, str]) -> str | None:
 
 
 def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases: str) -> Unreadable:
-    if any(_ADDRESS.search(column) for column in header):
+    if any(_ADDRESS.search(column[: fields.HEADING_LENGTH_MAX]) for column in header):
         return error(
             f"No column holds {what}: the first line holds an email address, so the file seems to have no header line. "
             "Put one before it, such as: name,email"
@@ -103,12 +119,14 @@ def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases:
 
 
 def _seen(header: Sequence[str]) -> str:
-    rest = len(header) - COLUMNS_SHOWN
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"The columns are {_shown(header[:COLUMNS_SHOWN])}{more}." if header else "No columns were found."
+    return f"The columns are {_some(header)}." if header else "No columns were found."
 
 
-def _shown(columns: Iterable[str]) -> str:
-    return ", ".join(
-        f'"{column if len(column) <= HEADING_SHOWN else column[: HEADING_SHOWN - 1] + "…"}"' for column in columns
+def _some(columns: Sequence[str]) -> str:
+    """The first of them, each cut to HEADING_SHOWN characters, and how many more there are."""
+    shown = ", ".join(
+        f'"{column if len(column) <= HEADING_SHOWN else column[: HEADING_SHOWN - 1] + "…"}"'
+        for column in columns[:COLUMNS_SHOWN]
     )
+    rest = len(columns) - COLUMNS_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown

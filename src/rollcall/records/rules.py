@@ -45,6 +45,7 @@ CODES = {
     "stray_quote": "The {field} has text after its closing quote. Double the quotes inside a quoted value.",
     "unclosed_quote": "The {field} begins with a quote that is never closed. Close it, or remove it.",
     "too_many_fields": "The {field} has more values than the header. Quote values that contain a separator.",
+    "too_many_keys": "The {field} has more than 10,000 keys. Send fewer.",
     "record_too_long": "The {field} is too long to be read. Shorten it.",
     "invalid_json": "The {field} is not valid JSON. Correct it.",
 }

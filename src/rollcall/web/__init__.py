@@ -3,7 +3,8 @@
     intake (body, form, envelope)   POST /import      imports, rejects   what became of it
     contacts                        GET /contacts     health, metrics    for machines
 
-`answers` is what all of them share: one error body, request ids, one way to write JSON. `gate` stands before them all
+`answers` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the memory
+that answers take until they are read. `gate` stands before them all
 and says who asks; `wire` stands before that and refuses what is no honest HTTP.
 """
 
@@ -21,6 +22,7 @@ from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
+from rollcall.web.outgoing import Room
 
 BODIES_MAX = 32
 """Bodies that one process takes in at the same time."""
@@ -40,6 +42,7 @@ class Service:
     limits: Limits
     bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BODIES_MAX))
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    room: Room = field(default_factory=Room)
     shown: CounterValues = field(default_factory=dict)
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from rollcall.records.formats.columns import attributes, join_values
 from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
-from rollcall.records.formats.same_shape import STRING, KeyColumns, read_by_shape
+from rollcall.records.formats.same_shape import KEYS_MAX, STRING, KeyColumns, read_by_shape
 from rollcall.records.formats.spans import mask_escapes
 from rollcall.records.plan import Mapping, Plan
 from rollcall.records.text import BLANKS
@@ -147,6 +147,8 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
             return RecordError(code)
     if type(record) is not dict:
         return RecordError("invalid_type", value=_shown(raw))
+    if len(record) > KEYS_MAX:
+        return RecordError("too_many_keys")
     plain = _PLAIN.issuperset(map(type, record.values()))
     if not plain:
         _restore(record, raw)

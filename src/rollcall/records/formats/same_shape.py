@@ -29,6 +29,9 @@ from rollcall.records.plan import Mapping
 ALIKE_MIN: Final = 256
 """Fewer Records are sooner read one by one."""
 
+KEYS_MAX: Final = 10_000
+"""Keys of one Record; as many as a CSV file may have columns."""
+
 SHAPES_MAX: Final = 8
 """So many shapes are tried on one Slice."""
 
@@ -75,6 +78,7 @@ def read_by_shape(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, KeyC
         return
     marks = _all_marks(part)
     first = np.searchsorted(marks, part.starts.astype(np.int32))
+    counts = np.searchsorted(marks, part.ends.astype(np.int32)) - first
     left = np.ones(len(part), np.bool_)
     left[[*part.faults, *part.not_utf8()]] = False
     for _ in range(SHAPES_MAX):
@@ -85,7 +89,7 @@ def read_by_shape(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, KeyC
         shape = _shape(part.raw(rows[0]), mapping)
         if shape is None:
             continue
-        rows, values = _matching(part, rows, marks, first, shape)
+        rows, values = _matching(part, rows, marks, first, counts, shape)
         if len(rows) < ALIKE_MIN:
             continue
         try:
@@ -128,7 +132,11 @@ def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    if type(record) is not dict or not {str, int, float, bool, type(None)}.issuperset(map(type, record.values())):
+    if (
+        type(record) is not dict
+        or len(record) > KEYS_MAX
+        or not {str, int, float, bool, type(None)}.issuperset(map(type, record.values()))
+    ):
         return None
     alone = [mapping.email, *(mapping.name if len(mapping.name) == 1 else ())]
     if any("\0" in key for key in record) or any(record.get(key, "") is None for key in alone):
@@ -156,16 +164,20 @@ def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
 
 
 def _matching(
-    part: Slice, rows: Offsets, marks: Places, first: Offsets, shape: Shape
+    part: Slice, rows: Offsets, marks: Places, first: Offsets, counts: Offsets, shape: Shape
 ) -> tuple[Offsets, list[tuple[Offsets, Offsets]]]:
     """Those of the Records that have this shape, and of each value in it, where it begins and ends in each of them.
 
-    `first`: the first mark of each Record. Where a text ends and the next one begins is told by the last mark of the
-    one and the first of the other, which follow each other. So if all texts are the shape's, no value has a mark.
+    `first`: the first mark of each Record; `counts`: how many it has. Records with another count than the shape are
+    left out at once, so that a shape of thousands of keys costs nothing where other Records have a few. Where a text
+    ends and the next one begins is told by the last mark of the one and the first of the other, which follow each
+    other. So if all texts are the shape's, no value has a mark.
     """
     inside = [_marks(text).tolist() for text in shape.texts]
     until = np.cumsum([len(places) for places in inside])
-    rows = rows[first[rows] + until[-1] <= len(marks)]
+    rows = rows[counts[rows] == until[-1]]
+    if len(rows) < ALIKE_MIN:
+        return rows, []
     begins, ends = [part.starts[rows]], list[Offsets]()
     for count, before, text, after in zip(until[:-1], inside, shape.texts, inside[1:], strict=False):
         ends.append(marks[first[rows] + count - 1] + (len(text) - before[-1]))
