@@ -37,6 +37,13 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 async def sweep(place: Site, *, retention: timedelta = 7 * DAY, rejects_retention: timedelta = 90 * DAY) -> None:
     await story.sweep(place.database, place.store, retention=retention, rejects_retention=rejects_retention)
 
+    async def over() -> bool:  # a session that was closed ends a little later, and with it its lock
+        return not await place.query(
+            "select from pg_stat_activity where application_name = 'rollcall:sweep' and datname = current_database()"
+        )
+
+    await until(over, 10, "the session of the sweep has ended")
+
 
 async def age(place: Site, table: str, column: str, days: float) -> None:
     await place.query(f"update rollcall.{table} set {column} = {column} - make_interval(days => 1) * {days}")
