@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from rollcall import embedded
-from rollcall.embedded import Server, programs
+from rollcall.embedded import Server, disk, programs
 from rollcall.errors import EmbeddedFailed, EmbeddedInUse
 
 OPTIONS = {"fsync": "off", "shared_buffers": "16MB", "max_wal_size": "256MB"}
@@ -364,3 +364,35 @@ def test_a_data_directory_that_only_root_can_reach(tmp_path: Path, bin_dir: Path
     else:
         server.start()
     server.stop()
+
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("size", "wal", "left"),
+    [
+        (256 * MIB, 128 * MIB, 64 * MIB),  # never more than a quarter
+        (20 * GIB, 2 * GIB, 20 * GIB // 10 + 20 * GIB // 50),
+        (100 * GIB, 8 * GIB, 10 * GIB),
+        (4000 * GIB, 8 * GIB, 10 * GIB),
+        (0, 8 * GIB, 0),  # the disk does not tell
+    ],
+)
+def test_disk_keeps_room_for_the_wal(size: int, wal: int, left: int) -> None:
+    assert (disk.max_wal(size), disk.reserve(size)) == (wal, left)
+
+
+def test_reserve_is_for_the_embedded_server_of_this_folder_alone(tmp_path: Path) -> None:
+    own = embedded.Server(tmp_path).url
+    assert embedded.reserve(tmp_path, own) == embedded.reserve(tmp_path) == disk.reserve(disk.size_of(tmp_path)) > 0
+    assert embedded.reserve(tmp_path, "postgresql://elsewhere/rollcall") == 0
+    assert embedded.reserve(tmp_path / "not" / "yet", own) == 0
+
+
+def test_start_in_a_thread_can_be_interrupted(data_dir: Path, bin_dir: Path | None) -> None:
+    server = embedded.Server(data_dir, bin_dir=bin_dir, options=OPTIONS)
+    server.interrupt()
+    with pytest.raises(EmbeddedFailed, match="interrupted"):
+        server.start()
+    assert not server.alive

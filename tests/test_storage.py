@@ -317,3 +317,11 @@ async def test_file_store_that_cannot_be_written_says_so(tmp_path: Path) -> None
     (tmp_path / "store").unlink()
     await store.check()
     assert not stored(tmp_path)
+
+
+async def test_file_store_leaves_its_reserve_free(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    store = FileStore(tmp_path / "store", reserve=2 * disk.f_blocks * disk.f_frsize)
+    for refused in (store.require(1), store.check(), put(store, b"x")):
+        with pytest.raises(NoSpace):
+            await refused

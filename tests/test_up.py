@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -20,7 +21,9 @@ from typer.testing import CliRunner, Result
 
 from rollcall import workers
 from rollcall.cli import app
-from rollcall.cli.up import STALE_SECONDS, Child, Watch
+from rollcall.cli import children as children_module
+from rollcall.cli.children import FIRST_MISSES, LIVE_MISSES, STALE_SECONDS, ApiWatch, Child, WorkerWatch, run_until
+from rollcall.cli.up import StartFailed
 from test_cli import account, environment, until
 
 
@@ -173,10 +176,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_a_worker_is_frozen_when_it_is_silent_twice(database_url: str, sleeper: subprocess.Popen[bytes]) -> None:
-    worker, watch = Child("worker", {}, process=sleeper), Watch(database_url)
+    worker, watch = Child("worker", {}, process=sleeper), WorkerWatch(database_url)
 
     async def look() -> bool:
-        watch.looked = -1e9
         return await watch.frozen(worker)
 
     def beat(seconds_ago: float) -> None:
@@ -197,6 +199,93 @@ async def test_a_worker_is_frozen_when_it_is_silent_twice(database_url: str, sle
         assert not await look()
         beat(STALE_SECONDS * 2)
         assert [await look(), await look()] == [False, True]
-        assert not await watch.frozen(worker)  # too early for another look
     finally:
         await watch.close()
+
+
+async def test_api_is_frozen_when_it_does_not_answer_several_looks(sleeper: subprocess.Popen[bytes]) -> None:
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")  # whatever it says
+        writer.close()
+
+    api = Child("api", {}, process=sleeper)
+    http = await asyncio.start_server(answer, "127.0.0.1", 0)
+    watch = ApiWatch(f"http://127.0.0.1:{http.sockets[0].getsockname()[1]}")
+    assert [await watch.frozen(api) for _ in range(3)] == [False] * 3
+    assert asked == 3
+    http.close()
+    await http.wait_closed()
+    assert [await watch.frozen(api) for _ in range(LIVE_MISSES)] == [False] * (LIVE_MISSES - 1) + [True]
+    fresh = ApiWatch(watch.url)
+    assert [await fresh.frozen(api) for _ in range(FIRST_MISSES)] == [False] * (FIRST_MISSES - 1) + [True]
+
+
+async def test_api_that_takes_connections_and_never_answers_is_missed(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "WATCH_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as a stopped process does: the kernel connects
+        watch = ApiWatch(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        api = Child("api", {}, process=sleeper)
+        looks = [await watch.frozen(api) for _ in range(FIRST_MISSES)]
+    assert looks == [False] * (FIRST_MISSES - 1) + [True]
+
+
+def test_up_restarts_an_api_that_is_frozen(data_dir: Path) -> None:
+    with started(data_dir) as up:
+        os.kill(up.children["api"], signal.SIGSTOP)
+        until(partial(up.another, "api"), 90)
+        until(up.healthy)
+        assert not up.another("worker")
+        up.children |= children(up.process.pid)
+
+
+def test_up_goes_on_while_postgres_cannot_be_started(data_dir: Path) -> None:
+    with started(data_dir) as up:
+        home = data_dir / "postgres"
+        control, aside = home / "data" / "global" / "pg_control", home / "aside"
+
+        def tried_in_vain(times: int) -> bool:
+            return (home / "postgres.log").read_text().count('global/pg_control"') >= times
+
+        control.rename(aside)
+        os.kill(up.children["postgres"], signal.SIGKILL)
+        until(partial(tried_in_vain, 2), 60)
+        answer = httpx.get(f"{up.url}/contacts", trust_env=False, timeout=20)
+        assert (answer.status_code, answer.json()["code"]) == (503, "DATABASE_UNAVAILABLE")
+        aside.rename(control)
+        until(up.healthy, 60)
+
+        up.children |= children(up.process.pid)
+        control.rename(aside)
+        os.kill(up.children["postgres"], signal.SIGKILL)
+        until(partial(tried_in_vain, 4), 60)
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(20) == 0
+        aside.rename(control)
+
+
+async def test_run_until_stops_what_would_go_on() -> None:
+    stopping, ended = asyncio.Event(), []
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    asyncio.get_running_loop().call_later(0.05, stopping.set)
+    await asyncio.wait_for(run_until(stopping, forever(), forever()), 5)
+    assert ended == [True, True]
+
+
+async def test_run_until_raises_what_fails() -> None:
+    async def fail() -> None:
+        raise StartFailed
+
+    with pytest.raises(StartFailed):
+        await asyncio.wait_for(run_until(asyncio.Event(), fail(), asyncio.sleep(60)), 5)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import uvicorn
 from fastapi import FastAPI
 
-from rollcall import __version__, telemetry
+from rollcall import __version__, embedded, telemetry
 from rollcall.database import Database
 from rollcall.receive import Limits
 from rollcall.settings import Settings
@@ -35,7 +35,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         async with Database(database_url, name="rollcall:api") as database:
             app.state.service = Service(
                 database=database,
-                store=open_store(settings.data_dir),
+                store=open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, database_url)),
                 segment_bytes=settings.upload_chunk_size,
                 body_bytes_max=settings.max_upload_size,
                 limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),

@@ -22,7 +22,7 @@ from uuid import UUID
 import typer
 from fastapi.responses import StreamingResponse
 
-from rollcall import control, imports, telemetry, worker
+from rollcall import control, embedded, imports, telemetry, worker
 from rollcall.cli import show
 from rollcall.cli.up import database as own_database
 from rollcall.client import OPEN, Client, blocks
@@ -111,7 +111,7 @@ def import_locally(file: Path, source: str, options: dict[str, str], settings: S
             async with Database(url) as database:
                 service = Service(
                     database=database,
-                    store=open_store(settings.data_dir),
+                    store=open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, url)),
                     segment_bytes=settings.upload_chunk_size,
                     body_bytes_max=settings.max_upload_size,
                     limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),

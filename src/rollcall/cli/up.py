@@ -1,7 +1,7 @@
 """`rollcall up`: one process that owns the others: Postgres (unless DATABASE_URL is set), the API, a worker.
 
-    up ─┬─ postgres      embedded; restarted in place when it dies
-        ├─ rollcall api       restarted when it dies
+    up ─┬─ postgres           embedded; restarted in place when it dies, again and again until it starts
+        ├─ rollcall api       restarted when it dies, killed and restarted when it does not answer
         └─ rollcall worker    restarted when it dies, killed and restarted when its beat stops
 
 Children are sent SIGTERM by the kernel when `up` dies, whatever kills it. They are sessions of their own, so that
@@ -17,43 +17,31 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import httpx
-import psycopg
-import structlog
 import typer
 
-from rollcall import embedded, keys, telemetry, workers
-from rollcall.database import POOL_SIZE, Connection, Database, connect, connection_limit
+from rollcall import embedded, keys, telemetry
+from rollcall.cli.children import (
+    LOOK_SECONDS,
+    ApiWatch,
+    Child,
+    WorkerWatch,
+    keep,
+    keep_postgres,
+    kill_when_frozen,
+    run_until,
+)
+from rollcall.database import POOL_SIZE, Database, connection_limit
 from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
 from rollcall.settings import BadSettings, Settings
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
-LOOK_SECONDS = 0.2
-BEAT_LOOK_SECONDS = 5.0
-STALE_SECONDS = 20.0
-"""A worker that did not beat for so long, at two looks, is frozen."""
-BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before the restarts of a child that keeps dying; one that lived a minute begins anew."""
-LIVED_SECONDS = 60.0
-
-# Asked for in the child itself, before it becomes rollcall: `preexec_fn` may deadlock where there are threads.
-LAUNCH = """
-import ctypes, os, signal, sys
-owner, *command = sys.argv[1:]
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(owner):
-    os.execv(command[0], command)
-"""
 CONTACT = '{"source":"demo","data":[{"name":"Zoë Ångström","email":"zoe@example.com"}]}'
-
-log = structlog.get_logger()
 
 
 class CannotListen(RollcallError):
@@ -66,75 +54,6 @@ class StartFailed(RollcallError):
     """The service did not start. What it said stands above."""
 
     code = "START_FAILED"
-
-
-@dataclass
-class Child:
-    """One process that is to run for as long as `up` does."""
-
-    name: str
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    deaths: int = 0
-    due: float = 0.0
-
-    def start(self) -> None:
-        """Only from the main thread: the death signal comes when the thread that forked ends."""
-        command = [sys.executable, "-m", "rollcall", self.name]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, str(os.getpid()), *command],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self.started = time.monotonic()
-
-    def tend(self) -> None:
-        """Start it again, if it died and its pause is over."""
-        now = time.monotonic()
-        if self.process is not None and (status := self.process.poll()) is not None:
-            self.deaths = 1 if now - self.started > LIVED_SECONDS else self.deaths + 1
-            self.due = now + BACKOFF_SECONDS[min(self.deaths, len(BACKOFF_SECONDS)) - 1]
-            self.process = None
-            log.error("up.restart", child=self.name, status=status)
-        if self.process is None and now >= self.due:
-            self.start()
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-
-
-@dataclass
-class Watch:
-    """Whether the worker still beats; its own connection, dialled again whenever it is lost."""
-
-    url: str
-    connection: Connection | None = None
-    looked: float = 0.0
-    stale: tuple[int, int] = field(default=(0, 0))
-
-    async def frozen(self, worker: Child) -> bool:
-        """True when this very process was silent at two looks; a database that is away says nothing."""
-        if worker.process is None or time.monotonic() - self.looked < BEAT_LOOK_SECONDS:
-            return False
-        self.looked, pid = time.monotonic(), worker.process.pid
-        try:
-            async with asyncio.timeout(BEAT_LOOK_SECONDS):
-                self.connection = self.connection or await connect(self.url, "rollcall:up")
-                silence = await workers.seconds_since_beat(self.connection, workers.name_of(pid))
-        except (psycopg.Error, TimeoutError):
-            await self.close()
-            return False
-        times = self.stale[1] + 1 if self.stale[0] == pid else 1
-        self.stale = (pid, times) if silence is not None and silence > STALE_SECONDS else (0, 0)
-        return self.stale[1] >= 2
-
-    async def close(self) -> None:
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            await connection.close()
 
 
 @contextlib.contextmanager
@@ -195,9 +114,9 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    await migrate(url)
-    await refuse_too_many(settings, url)
-    await refuse_public(settings, url)
+    await run_until(stopping, _prepare(settings, url))
+    if stopping.is_set():
+        return
     telemetry.configure(settings.log_format)
     environment = os.environ | {
         "DATABASE_URL": url,
@@ -206,40 +125,41 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
         "DATA_DIR": str(settings.data_dir.absolute()),
     }
     api, worker = Child("api", environment), Child("worker", environment)
-    watch = Watch(url)
+    here = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+    watch = WorkerWatch(url)
     try:
         api.start()
         worker.start()
-        await _ready(settings, (api, worker), stopping, with_key=await keys_made(url))
-        while not stopping.is_set():
-            if server is not None and not server.alive:
-                log.error("up.restart", child="postgres")
-                server.start()
-            if await watch.frozen(worker):
-                log.error("up.frozen", child="worker")
-                worker.kill()
-            api.tend()
-            worker.tend()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), LOOK_SECONDS)
+        await run_until(stopping, _ready(here, (api, worker), url))
+        await run_until(
+            stopping,
+            keep(api, worker),
+            kill_when_frozen(worker, watch.frozen),
+            kill_when_frozen(api, ApiWatch(here, answered=api.process.pid if api.process else 0).frozen),
+            *([keep_postgres(server)] if server is not None else []),
+        )
     finally:
         await watch.close()
         _stop((api, worker))
 
 
-async def _ready(settings: Settings, children: tuple[Child, ...], stopping: asyncio.Event, *, with_key: bool) -> None:
+async def _prepare(settings: Settings, url: str) -> None:
+    await migrate(url)
+    await refuse_too_many(settings, url)
+    await refuse_public(settings, url)
+
+
+async def _ready(here: str, children: tuple[Child, ...], url: str) -> None:
     """Wait until the service is healthy, and say where it is. Raises StartFailed when a child dies before."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    here = f"http://{host}:{settings.port}"
     end = time.monotonic() + READY_SECONDS
     async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-        while not stopping.is_set():
+        while True:
             if time.monotonic() > end or any(child.process and child.process.poll() is not None for child in children):
                 raise StartFailed
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get(f"{here}/health")).is_success:
                     _say(f"Rollcall listens on {here} (Ctrl-C stops it). Try:")
-                    key = ' -H "Authorization: Bearer $ROLLCALL_API_KEY"' if with_key else ""
+                    key = ' -H "Authorization: Bearer $ROLLCALL_API_KEY"' if await keys_made(url) else ""
                     _say(f"  curl {here}/import{key} -H 'Content-Type: application/json' -d {shlex.quote(CONTACT)}")
                     return
             await asyncio.sleep(LOOK_SECONDS)

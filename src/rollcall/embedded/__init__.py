@@ -12,37 +12,34 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import IO, Literal
 from urllib.parse import quote
 
 import psycopg
 
-from rollcall.embedded import programs
+from rollcall.embedded import disk, orphan, programs
+from rollcall.embedded.folders import make_private, socket_dir
 from rollcall.embedded.memory import available, shared_buffers
 from rollcall.errors import EmbeddedFailed, EmbeddedInUse
 
 START_SECONDS = 600.0
 """Recovery after a crash replays up to `max_wal_size`."""
 STOP_SECONDS = 60.0
-ORPHAN_SECONDS = 30.0
 
 OPTIONS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "max_wal_size": "8GB",
     # Two loaders fill the usual 8 MB faster than the WAL writer comes by, and then stand in line to write for it.
     "wal_buffers": "32MB",
     "checkpoint_timeout": "15min",
@@ -65,11 +62,12 @@ class Server:
         self.home = data_dir.resolve() / "postgres"
         self.log = self.home / "postgres.log"
         self._cluster = self.home / "data"
-        self._socket = _socket_dir(self.home)
+        self._socket = socket_dir(self.home)
         self._bin_dir = bin_dir
-        self._options = OPTIONS | {"shared_buffers": shared_buffers(available())} | (options or {})
+        self._options = OPTIONS | self._sizes() | (options or {})
         self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._interrupted = Event()
 
     @property
     def url(self) -> str:
@@ -79,8 +77,17 @@ class Server:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def _sizes(self) -> dict[str, str]:
+        """What depends on the machine."""
+        wal = disk.max_wal(disk.size_of(self.home))
+        return {"shared_buffers": shared_buffers(available()), "max_wal_size": f"{wal >> 20}MB"}
+
+    def interrupt(self) -> None:
+        """Let a `start` in another thread give up, which raises EmbeddedFailed then. There is no start after that."""
+        self._interrupted.set()
+
     def start(self) -> None:
-        """Start the server, unless it runs, and wait until it answers.
+        """Start the server, unless it runs, and wait until it answers: minutes, when there is much to recover.
 
         Raises EmbeddedInUse, EmbeddedFailed; then nothing runs.
         """
@@ -157,12 +164,12 @@ class Server:
                 f"{self._cluster} was made by Postgres {made_by}; the server in {bin_dir} is Postgres {major}. Install"
                 f" Postgres {made_by}, or move the data with pg_dump."
             )
-        _end_orphan(self._cluster)
-        _make_private(self._socket, ids)
+        orphan.end(self._cluster, self._interrupted)
+        make_private(self._socket, ids)
         command = [str(bin_dir / "postgres"), "-D", str(self._cluster), "-k", str(self._socket)]
         for name, value in self._options.items():
             command += ["-c", f"{name}={value}"]
-        end = time.monotonic() + ORPHAN_SECONDS
+        end = time.monotonic() + orphan.ORPHAN_SECONDS
         while not self._launch(command, ids):
             if time.monotonic() > end:
                 raise EmbeddedFailed(f"Processes of an earlier Postgres in {self._cluster} do not end. Log: {self.log}")
@@ -172,7 +179,7 @@ class Server:
     def _init(self, bin_dir: Path, major: int, ids: programs.Ids) -> None:
         """Make the cluster aside and rename it when it is whole."""
         new = Path(tempfile.mkdtemp(prefix="new-", dir=self.home))
-        _make_private(new, ids)
+        make_private(new, ids)
         command = [str(bin_dir / "initdb"), "-D", str(new), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
         if major >= 17:  # lower() and upper() of all letters, and nothing that depends on this machine
             command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -195,12 +202,14 @@ class Server:
             begin = log.tell()
             self._process = programs.spawn(command, ids, self.home, log)
         end = time.monotonic() + START_SECONDS
-        while _pid_file(self._cluster) != (self._process.pid, "ready"):
+        while orphan.pid_file(self._cluster) != (self._process.pid, "ready"):
             if self._process.poll() is not None:
                 said = self.log.read_bytes()[begin:].decode(errors="replace").strip()
                 if "is still in use" in said:
                     return False
                 raise EmbeddedFailed(f"Postgres did not start: {said[-2000:]}\nLog: {self.log}")
+            if self._interrupted.is_set():
+                raise EmbeddedFailed("The start of the embedded Postgres was interrupted.")
             if time.monotonic() > end:
                 raise EmbeddedFailed(f"Postgres was not ready after {START_SECONDS:.0f} s. Log: {self.log}")
             time.sleep(0.01)
@@ -241,51 +250,11 @@ def reach(data_dir: Path) -> Iterator[str]:
         server.stop()
 
 
-def _socket_dir(home: Path) -> Path:
-    """`home`/run, or a folder in /tmp where that is too long for a socket, or not plain enough for a list of them."""
-    folder = home / "run"
-    if re.fullmatch(r"[\w./-]{1,90}", str(folder), re.ASCII):
-        return folder
-    return Path("/tmp") / f"rollcall-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"  # noqa: S108  private
+def reserve(data_dir: Path, url: str | None = None) -> int:
+    """Bytes of the disk under `data_dir` that others leave free for the embedded server there; 0 if there is none.
 
-
-def _make_private(folder: Path, ids: programs.Ids) -> None:
-    """Whoever enters this folder is superuser of the database. In /tmp somebody else may have made it first."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), ids[0]):
-        raise EmbeddedFailed(f"{folder} belongs to somebody else. Remove it, or choose another data directory.")
-    folder.chmod(0o700)
-    os.chown(folder, *ids)
-
-
-def _pid_file(cluster: Path) -> tuple[int | None, str]:
-    """The server's process id and its state, as far as they are written."""
-    try:
-        lines = (cluster / "postmaster.pid").read_text(errors="replace").splitlines()
-        return int(lines[0]), lines[7].strip() if len(lines) > 7 else ""
-    except (FileNotFoundError, IndexError, ValueError):
-        return None, ""
-
-
-def _end_orphan(cluster: Path) -> None:
-    """Wait for the server of an owner that was killed, and remove what a killed server left.
-
-    A process id proves nothing, it may be another's by now. We hold the lock, so there is no owner.
+    `url`: of the database in use; one that is elsewhere needs nothing here. None: the embedded one.
     """
-    pid, _ = _pid_file(cluster)
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        end = time.monotonic() + ORPHAN_SECONDS
-        if pid is not None and _serves(pid, cluster):
-            os.kill(pid, number)
-            while _serves(pid, cluster) and time.monotonic() < end:
-                time.sleep(0.02)
-    (cluster / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _serves(pid: int, cluster: Path) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return words[0].endswith(b"postgres") and os.fsencode(cluster) in words
+    if url is not None and url != Server(data_dir).url:
+        return 0
+    return disk.reserve(disk.size_of(data_dir.resolve()))

@@ -18,9 +18,12 @@ from rollcall.storage.integrity import BLOCK_BYTES, open_segments, write_segment
 from rollcall.storage.store import Segment, Store, is_key, new_key
 
 
-def open_store(data_dir: Path) -> Store:
-    """The store of this installation: files in the folder `store` of `data_dir`, made with the first object."""
-    return FileStore(data_dir / "store")
+def open_store(data_dir: Path, *, reserve: int = 0) -> Store:
+    """The store of this installation: files in the folder `store` of `data_dir`, made with the first object.
+
+    `reserve`: bytes of the disk that are to stay free, for others on it.
+    """
+    return FileStore(data_dir / "store", reserve=reserve)
 
 
 __all__ = [

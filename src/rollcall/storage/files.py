@@ -18,7 +18,7 @@ from rollcall.errors import NoSpace, ObjectMissing, StoreDown
 from rollcall.storage.store import new_key
 
 RESERVE_BYTES = 64 << 20
-"""What the store leaves free: an embedded Postgres beside it stops when its disk is full."""
+"""What the store leaves free at least, whoever else is on the disk."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,10 +28,11 @@ class FileStore:
     """Objects in the folder `root`, which is made when the first one comes; a folder below it for each 256th of them.
 
     A Store (`store.Store` says what each method does). An object of one key is never written by two at a time.
+    `reserve`: bytes of the disk to leave free, if that is more than RESERVE_BYTES.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, reserve: int = 0) -> None:
+        self._root, self._reserve = root, reserve
         self._durable: set[Path] = set()
         """Folders of which this process has seen the entry in their parent synced."""
 
@@ -43,7 +44,7 @@ class FileStore:
             async for block in blocks:
                 if writing:
                     await writing
-                writing = asyncio.create_task(_in_thread(_write, file, block))
+                writing = asyncio.create_task(_in_thread(self._write, file, block))
             if writing:
                 await writing
             await _in_thread(_finish, file, partial, path)
@@ -103,15 +104,26 @@ class FileStore:
 
     def _require(self, count: int) -> None:
         self._make(self._root)
-        _leave_room(self._root, count)
+        self._leave_room(self._root, count)
 
     def _try(self) -> None:
         partial = self._partial(new_key())
         file = self._create(partial)
         try:
-            _write(file, b"rollcall")
+            self._write(file, b"rollcall")
         finally:
             _abandon(file, partial)
+
+    def _leave_room(self, place: Path | int, count: int) -> None:
+        disk, reserve = os.statvfs(place), max(RESERVE_BYTES, self._reserve)
+        if disk.f_blocks and disk.f_bavail * disk.f_frsize < count + reserve:  # some network disks tell nothing
+            raise NoSpace
+
+    def _write(self, file: BinaryIO, data: bytes | bytearray) -> None:
+        self._leave_room(file.fileno(), len(data))
+        rest = memoryview(data)
+        while rest:  # a raw file may take less than it is given
+            rest = rest[file.write(rest) :]
 
 
 class _Range(io.FileIO):
@@ -133,19 +145,6 @@ class _Range(io.FileIO):
 
 def _failure(error: OSError) -> ObjectMissing | StoreDown:
     return ObjectMissing() if isinstance(error, FileNotFoundError) else StoreDown()
-
-
-def _leave_room(place: Path | int, count: int) -> None:
-    disk = os.statvfs(place)
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < count + RESERVE_BYTES:  # some network disks tell nothing
-        raise NoSpace
-
-
-def _write(file: BinaryIO, data: bytes | bytearray) -> None:
-    _leave_room(file.fileno(), len(data))
-    rest = memoryview(data)
-    while rest:  # a raw file may take less than it is given
-        rest = rest[file.write(rest) :]
 
 
 def _finish(file: BinaryIO, partial: Path, path: Path) -> None:
