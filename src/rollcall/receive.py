@@ -241,7 +241,7 @@ async def _admit(tx: Connection, created_by: str | None, limits: Limits, *, queu
     """What `queues` takes its place in the queue now: no file is refused once it was sent. Others may have to wait."""
     arriving = await uploads.count_arriving(tx, created_by, SILENCE)
     if arriving >= limits.arriving:
-        raise (TooManyRequests if queues else StillArriving)(
+        raise TooManyRequests(
             f"{arriving} uploads are arriving already (MAX_ARRIVING_UPLOADS). Send this one when one of them is done."
         )
     queued = await imports.count_queued(tx, created_by) if queues else 0
