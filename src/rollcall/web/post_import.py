@@ -23,7 +23,7 @@ from multipart import parse_options_header
 from rollcall.errors import InvalidInput, NoSpace, UnsupportedMediaType, UploadFailed
 from rollcall.keys import Caller
 from rollcall.options import CHOICES, SOURCE_LENGTH_MAX, Options
-from rollcall.receive import Arrival, one_request
+from rollcall.receive import Arrival, become_import, one_request
 from rollcall.uploads import Incoming
 from rollcall.web import CallerDep, Service, ServiceDep, envelope
 from rollcall.web.admission import SPOOL_BYTES, allow
