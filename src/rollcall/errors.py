@@ -319,6 +319,18 @@ class Busy(Unavailable):
     code = "SERVER_BUSY"
 
 
+class AttemptLost(Unavailable):
+    """The worker could not go on with this file. It is tried again; the fourth time in a row is the last."""
+
+    code = "ATTEMPT_LOST"
+
+
+class OutOfMemory(AttemptLost):
+    """The worker ran out of memory at this file. It is tried again; the fourth time in a row is the last."""
+
+    code = "OUT_OF_MEMORY"
+
+
 class EmbeddedInUse(Unavailable):
     """Another process owns the embedded Postgres. Stop that one, or choose another data directory."""
 

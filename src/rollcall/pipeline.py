@@ -20,7 +20,17 @@ import structlog
 
 from rollcall import contacts, imports, ledger, rejects, uploads
 from rollcall.database import Connection, Database
-from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
+from rollcall.errors import (
+    AttemptLost,
+    Draining,
+    Fenced,
+    ImportFailed,
+    InvalidRecords,
+    OutOfMemory,
+    TooManyRejects,
+    Unavailable,
+    Unreadable,
+)
 from rollcall.imports import Import
 from rollcall.loading.loader import Loader, Rewind, back_off, deciding_error, with_retries
 from rollcall.loading.part_reader import open_parts
@@ -71,12 +81,10 @@ async def run_import(
     except Fenced:
         log.info("import.fenced", import_id=str(job.id), attempt=job.attempt)
     except (Draining, Unavailable) as stop:
-        log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
-        why = (stop.code, str(stop)) if isinstance(stop, Unavailable) else ()
-        if why:
-            RETRIES.labels("unavailable").inc()
-            await back_off(draining)
-        await with_retries(database, job, lambda tx: imports.release(tx, job, *why))
+        await give_back(database, job, stop, draining)
+    except MemoryError as fault:
+        log.error("import.fault", import_id=str(job.id), error=type(fault).__name__, where=where(fault))
+        await give_back(database, job, OutOfMemory(), draining)
     except Unreadable as fault:
         await fail(database, job, fault.code, str(fault))
     except Exception as fault:
@@ -193,6 +201,17 @@ async def close(attempt: Attempt, total: int) -> None:
         raise Rewind
     if stands != ("succeeded", job.attempt):
         raise Fenced
+
+
+async def give_back(database: Database, job: Import, stop: Draining | Unavailable, draining: asyncio.Event) -> None:
+    """Let another attempt go on. An AttemptLost counts like a worker that died, and may be one too many."""
+    log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
+    why, lost = (stop.code, str(stop)) if isinstance(stop, Unavailable) else (), isinstance(stop, AttemptLost)
+    if why:
+        RETRIES.labels("unavailable").inc()
+        await back_off(draining)
+    if await with_retries(database, job, lambda tx: imports.release(tx, job, *why, counted=lost)):
+        log.error("import.crashed", import_id=str(job.id), crashes=imports.CRASHES_MAX)
 
 
 async def fail(database: Database, job: Import, code: str, message: str) -> None:

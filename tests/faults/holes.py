@@ -336,7 +336,11 @@ HOLES = (
         "to release is one statement",
         "test_takeover.py::test_one_statement_is_all[release]",
         IN_TRANSACTION,
-        ("pipeline.py", "imports.release(tx, job, *why)", "in_transaction(tx, imports.release(tx, job, *why))"),
+        (
+            "pipeline.py",
+            "imports.release(tx, job, *why, counted=lost)",
+            "in_transaction(tx, imports.release(tx, job, *why, counted=lost))",
+        ),
     ),
     undone(
         "13d",

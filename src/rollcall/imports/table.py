@@ -33,10 +33,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Import:
-    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
+    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far, or until
+    the end: of one that was not read to its end, those before the last Record that is committed.
 
-    `sha256`: of the whole stored file. `same_file_as`: the latest import before it of the same bytes for this Source.
-    `error_code`, `error_message`: why it failed; of a running one, why it was let go, until something is committed.
+    `file_name`: what its sender called it. `sha256`: of the whole stored file. `same_file_as`: the latest import before
+    it of the same bytes for this Source. `error_code`, `error_message`: why it failed; of a running one, why it was let
+    go, until something is committed.
     """
 
     id: UUID
@@ -69,6 +71,7 @@ class Import:
     finished_at: datetime | None
     position: int = 0
     ahead: int = 0
+    file_name: str | None = None
 
     @property
     def counts(self) -> Counts:
@@ -86,7 +89,9 @@ select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.o
        i.total, case when w.waits then i.error_code end as error_code,
        case when w.waits then i.error_message end as error_message,
        i.created_by, i.created_at, i.started_at, i.finished_at,
-       coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
+       coalesce(p.position, i.bytes_read, case when i.total is null then 0 else i.bytes_total end)::bigint
+         as position,
+       (select u.name from rollcall.uploads u where u.id = i.upload_id) as file_name,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
              and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead,
        (select e.id from rollcall.imports e where e.source = i.source and e.sha256 = i.sha256 and e.seq < i.seq

@@ -1,0 +1,134 @@
+"""How imports end: whichever way, the same is written; and an attempt that is lost without its worker dying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from faults import oracle
+from faults.harness import Site, part_records, site
+from faults.oracle import File
+from rollcall import control, imports, pipeline
+from rollcall.imports import CRASHES_MAX, Counts, Import
+from rollcall.loading import loader, part_reader
+
+FILE = File("crm", 0, 400)
+BAD = b"name,email\nAnn,ann@x.org\nBob,nowhere\n"
+
+
+@pytest.fixture
+async def place(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.0)
+    with part_records(100):
+        async with site(database_url, tmp_path) as here:
+            yield here
+
+
+async def half_done(place: Site) -> Import:
+    """A running import of which one Part is committed."""
+    await place.post("crm", FILE.csv())
+    draining = asyncio.Event()
+    draining.set()
+    job = await place.carry(await place.claim(), draining=draining)
+    assert 0 < job.read < FILE.count
+    return job
+
+
+async def fail(place: Site, job: Import) -> None:
+    await pipeline.fail(place.database, job, "IMPORT_FAILED", "It failed.")
+
+
+async def cancel(place: Site, job: Import) -> None:
+    await control.cancel(place.database, job.id)
+
+
+async def crash(place: Site, job: Import) -> None:
+    for _ in range(CRASHES_MAX):
+        await place.take(job.id, counted=True)
+        await place.query("update rollcall.imports set worker = 2 where state = 'running'")
+
+
+@pytest.mark.parametrize("end", [fail, cancel, crash])
+async def test_an_end_keeps_what_was_read(place: Site, end: Callable[[Site, Import], Awaitable[None]]) -> None:
+    running = await half_done(place)
+    await place.query("update rollcall.imports set worker = 2 where state = 'running'")
+
+    await end(place, running)
+
+    job = await place.show(running.id)
+    assert job.state in imports.FINAL
+    assert job.finished_at is not None
+    assert (job.counts, job.position, job.by_code) == (running.counts, running.position, running.by_code)
+    assert 0 < job.position <= job.bytes_total
+    assert (job.worker, job.total) == (None, None)
+
+    await place.retry(job.id)
+    queued = await place.show(job.id)
+    assert (queued.counts, queued.position) == (job.counts, job.position)
+    done = await place.carry(await place.claim())
+    assert (done.state, done.position, done.total) == ("succeeded", done.bytes_total, FILE.count)
+
+
+async def test_fail_check_has_read_all(place: Site) -> None:
+    job = await place.load("crm", BAD, onInvalid="fail")
+    assert (job.state, job.position, job.total) == ("failed", job.bytes_total, 2)
+    assert job.counts == Counts(read=1, rejected=1)
+
+
+async def test_cancel_before_the_claim_has_read_nothing(place: Site) -> None:
+    job_id = await place.post("crm", FILE.csv())
+    await control.cancel(place.database, job_id)
+    job = await place.show(job_id)
+    assert (job.state, job.position, job.counts) == ("cancelled", 0, Counts())
+
+
+async def test_show_has_the_name_of_the_file(place: Site) -> None:
+    job_id = await place.post("crm", FILE.csv())
+    assert (await place.show(job_id)).file_name is None
+    await place.query("update rollcall.uploads set name = 'Contacts 2026.csv'")
+    assert (await place.show(job_id)).file_name == "Contacts 2026.csv"
+
+
+async def test_memory_error_gives_the_import_back_and_counts(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as a worker may die of a file; then it has crashed. A retry finds what is committed."""
+    await oracle.instrument(place.url)
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    job_id = await place.post("crm", FILE.csv())
+    with monkeypatch.context() as patch:
+        patch.setattr(part_reader, "parts", no_memory)
+        job = await place.carry(await place.claim())
+        for crashes in range(1, CRASHES_MAX):
+            assert (job.state, job.worker, job.crashes) == ("running", None, crashes)
+            assert job.error_code == "OUT_OF_MEMORY"
+            job = await place.carry(await place.take(job_id))
+    assert (job.state, job.error_code, job.crashes) == ("failed", "CRASHED", CRASHES_MAX)
+    assert job.error_message == "The worker was lost 4 times at this file, the last time after record 0."
+
+    await place.retry(job_id)
+    assert (await place.carry(await place.claim())).state == "succeeded"
+    assert await oracle.violations(place.url, {job_id: FILE}) == []
+
+
+async def test_release_counts_an_attempt_once(place: Site) -> None:
+    """Its answer may be lost, and it is said again."""
+    await place.post("crm", FILE.csv())
+    job = await place.claim()
+    async with await psycopg.AsyncConnection.connect(place.url, autocommit=True) as tx:
+        for _ in range(CRASHES_MAX + 1):
+            assert not await imports.release(tx, job, "X", "y", counted=True)
+    assert ((await place.show(job.id)).state, (await place.show(job.id)).crashes) == ("running", 1)
+
+
+async def test_release_after_a_commit_begins_the_count_anew(place: Site) -> None:
+    job = await half_done(place)
+    await place.query("update rollcall.imports set crashes = 3, worker = 1")
+    async with await psycopg.AsyncConnection.connect(place.url, autocommit=True) as tx:
+        assert not await imports.release(tx, job, "X", "y", counted=True)
+    assert (await place.show(job.id)).crashes == 1
