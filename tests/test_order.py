@@ -73,7 +73,7 @@ async def test_two_sources_run_side_by_side(place: Site) -> None:
 
 async def claimed(place: Site) -> Import | None:
     async with place.database.session() as tx:
-        return await imports.claim(tx, 1, large=True)
+        return await imports.claim(tx, 1)
 
 
 async def test_a_source_waits_even_while_its_first_import_is_being_claimed(place: Site) -> None:
@@ -146,11 +146,11 @@ async def test_large_files_are_claimed_only_by_workers_that_have_none(place: Sit
     small = await place.post("shop", File("shop", 0, 10).csv())
     await place.query("update rollcall.imports set bytes_total = %s where id = %s", imports.LARGE_BYTES + 1, large)
     async with place.database.session() as tx:
-        job = await imports.claim(tx, 1, large=False)
+        job = await imports.claim(tx, 1, bytes_max=imports.LARGE_BYTES)
         assert job is not None
         assert job.id == small
-        assert await imports.claim(tx, 1, large=False) is None
-        job = await imports.claim(tx, 1, large=True)
+        assert await imports.claim(tx, 1, bytes_max=imports.LARGE_BYTES) is None
+        job = await imports.claim(tx, 1)
         assert job is not None
         assert job.id == large
 
@@ -170,7 +170,7 @@ async def test_a_claim_does_not_look_at_what_is_over(place: Site) -> None:
         "select coalesce(seq_tup_read + idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = 'imports'"
     )
     async with await connect(place.url, "test") as tx, tx.transaction():
-        job = await imports.claim(tx, 1, large=True)
+        job = await imports.claim(tx, 1)
         row = await (await tx.execute(looked)).fetchone()
 
     assert job is not None

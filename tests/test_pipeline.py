@@ -432,7 +432,7 @@ async def test_cancel_of_a_queued_import(place: Site) -> None:
     assert (job.state, job.counts, job.attempt) == ("cancelled", Counts(), 0)
     assert job.finished_at is not None
     async with place.database.session() as tx:
-        assert await imports.claim(tx, 1, large=True) is None
+        assert await imports.claim(tx, 1) is None
 
 
 async def test_cancel_twice_and_of_what_is_final(place: Site) -> None:

@@ -81,7 +81,7 @@ async def held(place: Site, *, locked: bool = False) -> AsyncIterator[Import]:
         number = await workers.register(tx, "somebody")
         if locked:
             assert await workers.lock(tx, number)
-        job = await imports.claim(tx, number, large=True)
+        job = await imports.claim(tx, number)
         assert job is not None
         yield job
 

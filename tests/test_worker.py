@@ -144,7 +144,7 @@ async def test_a_claim_that_was_lost_before_it_was_looked_at(place: Site) -> Non
 
 async def claim(place: Site) -> Import | None:
     async with await connect(place.url, "test") as tx:
-        return await imports.claim(tx, 1, large=True)
+        return await imports.claim(tx, 1)
 
 
 # Frozen

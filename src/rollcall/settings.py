@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     )
     loaders: Annotated[int, Field(ge=1, le=16)] = Field(2, description="loaders (connections) that load one import.")
     worker_concurrency: Annotated[int, Field(ge=1, le=100)] = Field(
-        10, description="Imports that one worker runs at once; at most one of them over 8 MiB."
+        10,
+        description="Imports that one worker runs at once: at most one over 8 MiB, as it is unpacked, and at most four"
+        " fifths of one API key or over 256 KiB.",
     )
     worker_poll_interval: Annotated[int, Field(ge=50, le=300_000)] = Field(
         500,

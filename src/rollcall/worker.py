@@ -8,16 +8,15 @@ around with: what was seen before counts for nothing. SIGTERM drains: Parts unde
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from uuid import UUID
 
 import psycopg
-import pyarrow as pa
 import structlog
 
 from rollcall import imports, pipeline, sweep, workers
@@ -25,7 +24,10 @@ from rollcall.database import Connection, Database, classify, connect, connectio
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
 from rollcall.loading import loader
+from rollcall.loading.part_reader import PART_READ
+from rollcall.process import share_memory, tell_systemd
 from rollcall.settings import Settings
+from rollcall.slots import Slot, admitted
 from rollcall.storage import Store, open_store
 from rollcall.telemetry import TAKEOVERS, CounterValues, where, worker_counters
 
@@ -39,8 +41,6 @@ REDIAL_SECONDS = 0.25
 SWEEP_SECONDS = 600.0
 ONE_LOADER_BYTES = 256 << 10
 """A file up to this size is loaded before a second connection would be of use."""
-MALLOPT_ARENA_MAX, MALLOPT_MMAP_THRESHOLD, MALLOPT_TRIM_THRESHOLD = -8, -3, -1
-LARGE_BLOCK_BYTES, KEPT_BYTES = 2 << 20, 16 << 20
 
 log = structlog.get_logger()
 
@@ -51,7 +51,7 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
     Raises BadSettings when they need more connections than the database allows; DatabaseDown when that stays away for
     five minutes.
     """
-    _share_memory()
+    share_memory()
     draining = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(3 * settings.worker_concurrency))
@@ -65,20 +65,6 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
         await database.close_idle()
 
 
-def _share_memory() -> None:
-    """Arrow takes its memory from malloc; malloc has two arenas for all threads, and gives large blocks back at once.
-
-    As they come, each thread keeps what others could use, and what was freed lies between what was not: half of the
-    worker's memory. Smaller blocks given back would cost it time.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
-    with suppress(AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MALLOPT_ARENA_MAX, 2)
-        mallopt(MALLOPT_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        mallopt(MALLOPT_TRIM_THRESHOLD, KEPT_BYTES)  # with the other one set, it would stay at 128 KiB
-
-
 class Worker:
     """One process's slots and its control connection."""
 
@@ -89,7 +75,8 @@ class Worker:
         self._draining, self._once = draining, once
         self._name = workers.name_of(os.getpid())
         self._number = 0
-        self._slots: dict[tuple[str, int], tuple[Import, asyncio.Task[None]]] = {}
+        self._slots: dict[tuple[str, int], Slot] = {}
+        self._large: set[UUID] = set()  # of those that are open: found to be large
         self._seen: dict[tuple[object, ...], float] = {}
         self._isolating = False
         self._held_back = False  # something may be queued that only waits for one of the slots
@@ -99,7 +86,7 @@ class Worker:
 
     async def run(self) -> None:
         """The control loop."""
-        sweeping = asyncio.create_task(self._sweep())
+        sweeping, draining = asyncio.create_task(self._sweep()), asyncio.create_task(self._drain())
         try:
             while True:
                 try:
@@ -113,11 +100,20 @@ class Worker:
                         await self._disconnect()
             await self._shut_down()
         finally:
-            for _, task in self._slots.values():
+            tasks = [sweeping, draining, *self._tasks()]
+            for task in tasks:
                 task.cancel()
-            sweeping.cancel()
             await self._disconnect()
-            await asyncio.wait([sweeping], timeout=GRACE_SECONDS)
+            await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [slot.task for slot in self._slots.values() if slot.task is not None]
+
+    async def _drain(self) -> None:
+        """When it is time to: have all slots give their imports back."""
+        await self._draining.wait()
+        for slot in self._slots.values():
+            slot.stop.set()
 
     async def _tick(self, control: Connection) -> bool:
         """One look around; True when there is nothing more to do."""
@@ -150,7 +146,7 @@ class Worker:
             await self._show_life(control)
             listening = asyncio.create_task(_notified(control, min(left, BEAT_SECONDS)))
             draining = asyncio.create_task(self._draining.wait())
-            missing = [task for _, task in self._slots.values()] if self._once or self._held_back else []
+            missing = self._tasks() if self._once or self._held_back else []
             try:
                 await asyncio.wait([listening, draining, *missing], return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -206,10 +202,10 @@ class Worker:
     async def _claim(self, control: Connection) -> None:
         self._held_back = True
         while not self._isolating and self._room(crashes=0):
-            large = all(job.bytes_total <= LARGE_BYTES for job, _ in self._slots.values())
-            job = await imports.claim(control, self._number, large=large)
+            most, without = admitted(self._slots.values(), self._settings.worker_concurrency)
+            job = await imports.claim(control, self._number, bytes_max=most, without=without)
             if job is None:
-                self._held_back = not large
+                self._held_back = most is not None or bool(without)
                 return
             self._begin(job, "claimed")
 
@@ -217,7 +213,9 @@ class Worker:
         mine = [f"{job}:{attempt}" for job, attempt in self._slots]
         now, standing = time.monotonic(), set()
         self._isolating = False
-        for stalled in await imports.list_stalled(control, self._number, mine, STALE_SECONDS):
+        running = await imports.list_stalled(control, self._number, mine, STALE_SECONDS)
+        self._large &= {stalled.id for stalled in running} | {slot.job.id for slot in self._slots.values()}
+        for stalled in running:
             if stalled.released:
                 why, wait = "released", 0.0
             elif not stalled.locked:
@@ -229,6 +227,9 @@ class Worker:
             key = (stalled.id, stalled.attempt, why, stalled.beat)
             standing.add(key)
             if now - self._seen.setdefault(key, now) < wait:
+                continue
+            large = stalled.bytes_total > LARGE_BYTES or stalled.id in self._large
+            if large and any(slot.large for slot in self._slots.values()):
                 continue
             if self._room(crashes=stalled.crashes):
                 await self._take(control, stalled, why)
@@ -254,23 +255,35 @@ class Worker:
 
         It waits until the slots are empty, and nothing is claimed meanwhile: else they may never be.
         """
-        if self._slots and (crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values())):
+        if self._slots and (crashes >= 2 or any(slot.job.crashes >= 2 for slot in self._slots.values())):
             return False
         return len(self._slots) < self._settings.worker_concurrency
 
     def _begin(self, job: Import, how: str) -> None:
         log.info("import.begun", import_id=str(job.id), attempt=job.attempt, how=how, worker=self._number)
-        task = asyncio.create_task(self._run_import(job))
-        self._slots[str(job.id), job.attempt] = (job, task)
+        slot = Slot(job, large=job.bytes_total > LARGE_BYTES or job.id in self._large)
+        if self._draining.is_set():
+            slot.stop.set()
+        slot.task = asyncio.create_task(self._run_import(job, slot))
+        self._slots[str(job.id), job.attempt] = slot
 
-    async def _run_import(self, job: Import) -> None:
+    def _read(self, slot: Slot, count: int) -> None:
+        """An import that turns out to be large, while another one runs, has to wait for it."""
+        if slot.grown(count):
+            self._large.add(slot.job.id)
+            if any(other.large for other in self._slots.values() if other is not slot):
+                log.info("import.waits", import_id=str(slot.job.id), attempt=slot.job.attempt)
+                slot.stop.set()
+
+    async def _run_import(self, job: Import, slot: Slot) -> None:
+        PART_READ.set(partial(self._read, slot))
         try:
             await pipeline.run_import(
                 job,
                 database=self._database,
                 store=self._store,
                 loaders=self._settings.loaders if job.bytes_total > ONE_LOADER_BYTES else 1,
-                draining=self._draining,
+                draining=slot.stop,
                 rejects_max=self._settings.max_stored_rejects,
             )
         except Exception as error:  # the database is away for long, or refuses for good to have it ended
@@ -296,9 +309,11 @@ class Worker:
     async def _shut_down(self) -> None:
         """Let the slots commit what they have in hand and give their imports back."""
         if self._slots:
-            await asyncio.wait([task for _, task in self._slots.values()], timeout=DRAIN_SECONDS)
-        for _, task in list(self._slots.values()):
-            task.cancel()
+            await asyncio.wait(self._tasks(), timeout=DRAIN_SECONDS)
+        if left := self._tasks():
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=GRACE_SECONDS)
         if self._control is not None and not self._slots:
             with suppress(psycopg.Error):
                 await self.report(self._control)
@@ -317,10 +332,3 @@ async def _notified(control: Connection, seconds: float) -> bool:
     async for _ in control.notifies(timeout=seconds, stop_after=1):
         found = True  # left early, the generator would keep the connection
     return found
-
-
-def tell_systemd(state: str) -> None:
-    """By the protocol of sd_notify(3), for `WatchdogSec=`. Nobody listens if systemd did not start this process."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
-            telling.sendto(state.encode(), address.replace("@", "\0", 1))

@@ -155,7 +155,7 @@ class Site:
     async def claim(self, worker: int = 1) -> Import:
         """The next import, as a worker claims it."""
         async with await connect(self.url, "test") as tx:
-            job = await imports.claim(tx, worker, large=True)
+            job = await imports.claim(tx, worker)
         assert job is not None
         return job
 

@@ -146,7 +146,7 @@ HOLES = (
             "worker.py",
             "        control, self._control = self._control, None\n",
             "        control, self._control = self._control, None\n"
-            "        for _, task in self._slots.values():\n            task.cancel()\n",
+            "        for task in self._tasks():\n            task.cancel()\n",
         ),
     ),
     undone(
@@ -257,7 +257,7 @@ HOLES = (
         "9b",
         "and none is begun beside it",
         "test_takeover.py::test_what_has_brought_workers_down_runs_alone",
-        ("worker.py", "(crashes >= 2 or any(job.crashes >= 2 for job, _ in self._slots.values()))", "crashes >= 2"),
+        ("worker.py", "(crashes >= 2 or any(slot.job.crashes >= 2 for slot in self._slots.values()))", "crashes >= 2"),
     ),
     undone(
         "9c",
@@ -387,7 +387,7 @@ HOLES = (
         (
             "worker.py",
             'f"{job}:{attempt}" for job, attempt in self._slots]',
-            'f"{job.id}:{job.attempt}" for job, _ in self._slots.values()]',
+            'f"{slot.job.id}:{slot.job.attempt}" for slot in self._slots.values()]',
         ),
     ),
     undone(

@@ -15,6 +15,7 @@ where they matter.
 from rollcall.imports.claims import (
     CRASHES_MAX,
     LARGE_BYTES,
+    SMALL_BYTES,
     Stalled,
     claim,
     fence,
@@ -42,6 +43,7 @@ __all__ = [
     "CRASHES_MAX",
     "FINAL",
     "LARGE_BYTES",
+    "SMALL_BYTES",
     "Counts",
     "Import",
     "Stalled",

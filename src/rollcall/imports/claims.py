@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -17,11 +18,15 @@ from rollcall.imports.table import Import, show
 
 LARGE_BYTES = 8 << 20
 """A worker runs one import above this size at a time, so that small ones never wait behind large ones."""
+SMALL_BYTES = 256 << 10
+"""A worker keeps slots for imports up to this size."""
 CRASHES_MAX = 4
 
 
-async def claim(tx: Connection, worker: int, *, large: bool) -> Import | None:
-    """Begin the first queued import whose turn it is; `large` admits those above LARGE_BYTES.
+async def claim(
+    tx: Connection, worker: int, *, bytes_max: int | None = None, without: Sequence[str] = ()
+) -> Import | None:
+    """Begin the first queued import whose turn it is; not above `bytes_max`, not of the senders `without` by name.
 
     Only the first open one of its Source is a candidate: otherwise a locked older one would be overtaken. A unique
     violation (an older import of the Source was retried at this moment) means: nothing now.
@@ -31,7 +36,8 @@ async def claim(tx: Connection, worker: int, *, large: bool) -> Import | None:
             await tx.execute(
                 """with pick as (
                      select i.id from rollcall.imports i
-                      where i.state = 'queued' and (%(large)s or i.bytes_total <= %(size)s)
+                      where i.state = 'queued' and (%(most)s::bigint is null or i.bytes_total <= %(most)s)
+                        and coalesce(i.created_by <> all(%(without)s::text[]), true)
                         and not exists (select from rollcall.imports e where e.source = i.source
                                           and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq))
                       order by i.seq for update of i skip locked limit 1)
@@ -39,7 +45,7 @@ async def claim(tx: Connection, worker: int, *, large: bool) -> Import | None:
                       set state = 'running', attempt = attempt + 1, worker = %(worker)s,
                           started_at = coalesce(started_at, clock_timestamp())
                      from pick where i.id = pick.id returning i.id, i.attempt""",
-                {"worker": worker, "large": large, "size": LARGE_BYTES},
+                {"worker": worker, "most": bytes_max, "without": list(without)},
             )
         ).fetchone()
     except psycopg.errors.UniqueViolation:

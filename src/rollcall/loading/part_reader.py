@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -19,6 +20,10 @@ from rollcall.waiting import in_thread
 
 REREAD_PART_RECORDS = 5_000
 """Records of a Part for those who only want its Rejects: a third of the memory, and little more time."""
+
+
+PART_READ: ContextVar[Callable[[int], None]] = ContextVar("part_read")
+"""Whom this task tells of every Part that is read: how many bytes it takes as columns."""
 
 
 @asynccontextmanager
@@ -40,6 +45,8 @@ async def _read_parts(
     while (part := await in_thread(_next_part, source, timed)) is not None:
         timings().last, timings().bytes = part.last, part.position
         timed.draining = None  # from here on, what was read is loaded first
+        if read := PART_READ.get(None):
+            read(part.contacts.nbytes + part.rejects.nbytes)
         yield part
         if draining.is_set():
             raise Draining
