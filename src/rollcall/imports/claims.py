@@ -196,6 +196,6 @@ async def release(
         + """ and z.crashes < %(limit)s returning pg_notify('rollcall', ''))
              select exists (select from crashed)"""
     )
-    named = {"id": job.id, "attempt": job.attempt, "code": code, "message": message}
-    row = await (await tx.execute(let_go, named | dict(counted=counted, limit=CRASHES_MAX))).fetchone()
+    named, most = {"id": job.id, "attempt": job.attempt, "code": code, "message": message}, CRASHES_MAX
+    row = await (await tx.execute(let_go, named | {"counted": counted, "limit": most})).fetchone()
     return bool(row and row[0])
