@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat, Unreadable
 from rollcall.records.formats import json, spans
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, RecordError
-from rollcall.records.formats.same_shape import STRING
-from rollcall.records.formats.spans import mask_escapes
+from rollcall.records.formats.spans import STRING, mask_escapes
 from rollcall.records.plan import Mapping, Plan
 
 PLAN = Plan("json", "none", ("name", "email", "score", "tags"), Mapping("email", ("name",)))
@@ -251,7 +250,7 @@ def test_one_key_for_both_fields() -> None:
     assert one('{"email":"a@b.co","x":1}', plan) == ("a@b.co", "a@b.co", '{"x":1}')
 
 
-@pytest.mark.parametrize("value", ["1", "1.50", "true", "null", "[]", '{ "a" : 1.0 }', "1e400", "9" * 5_000])
+@pytest.mark.parametrize("value", ["1", "1.50", "true", "[]", '{ "a" : 1.0 }', "1e400", "9" * 5_000])
 def test_a_field_that_is_no_string_is_a_fault(value: str) -> None:
     assert one(f'{{"name":"Ann","email":{value}}}') == RecordError("invalid_type", "email", value[:200])
     assert one(f'{{"name":{value},"email":"a@b.co"}}') == RecordError("invalid_type", "name", value[:200])
@@ -376,7 +375,7 @@ def test_hostile_files(corpora: Path) -> None:
         "json_huge_number": {},
         "json_name_2mb": {},
         "json_proto_names": {},
-        "json_types": dict.fromkeys(range(9), "invalid_type"),
+        "json_types": dict.fromkeys({*range(9)} - {3}, "invalid_type"),  # the fourth name is null, which is missing
         "json_utf8_bom": {},
         "json_invalid_utf8": {0: "invalid_utf8"},
     }

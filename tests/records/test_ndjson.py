@@ -100,26 +100,6 @@ def test_hostile_lines_take_no_longer_than_others() -> None:
         assert scanned([line])[1].keys() == {0}
 
 
-@pytest.mark.parametrize(
-    ("head", "is_ndjson"),
-    [
-        (GOOD + b"\n" + GOOD, True),
-        (b"\xef\xbb\xbf\n" + GOOD + b"\r\n" + GOOD[:7], True),
-        (GOOD, True),
-        (GOOD + b"\n\n", True),
-        (b'{"data":1}\n{"data":2}', True),
-        (b'{"data":[]}\n', False),
-        (b'{"data":[' + GOOD + b"\n," + GOOD + b"]}", False),
-        (b'{\n"name":"Ann"}', False),
-        (b"[" + GOOD + b"]\n[]", False),
-        (GOOD + GOOD, False),
-        (b"", False),
-    ],
-)
-def test_the_first_line_tells_ndjson(head: bytes, is_ndjson: bool) -> None:
-    assert ndjson.looks_like_ndjson(head) is is_ndjson
-
-
 def test_keys_of_a_beginning() -> None:
     head = b'{"b":1,"a":2}\n\n{bad}\n[1]\n{"c":1.5,"b":0}\n{"d":1}'
     assert ndjson.keys(head, True) == ["b", "a", "c", "d"]

@@ -141,8 +141,8 @@ def grouped(records: list[bytes]) -> list[tuple[list[int], dict[str, list[str | 
     ends = np.cumsum([len(record) + 1 for record in records]) - 1
     part = Slice(b",".join(records), ends - [len(record) for record in records], ends)
     return [
-        (rows.tolist(), {key: column.to_pylist() for key, column in columns.items()}, set(scalars))
-        for rows, columns, scalars in same_shape.read_by_shape(part, MAPPING)
+        (rows.tolist(), {key: column.to_pylist() for key, column in columns.items()}, set(shape.scalars))
+        for rows, columns, shape in same_shape.read_by_shape(part, lambda _: MAPPING)
     ]
 
 

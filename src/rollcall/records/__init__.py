@@ -18,10 +18,10 @@ from typing import BinaryIO
 from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
 from rollcall.records import archive, text
 from rollcall.records import mapping as mappings
-from rollcall.records.formats import json, ndjson
+from rollcall.records.formats import json, layout, ndjson
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
-from rollcall.records.plan import Compression, FormatName, Mapping, Plan
+from rollcall.records.plan import Compression, Mapping, Plan
 from rollcall.records.rules import message
 from rollcall.records.shares import deal, divide, fold
 
@@ -50,23 +50,35 @@ def inspect(
     if not text.strip_bom(head).strip():
         raise EmptyFile
     text.refuse_binary(head)
-    name = format or _format(head)
-    if name in ("csv", "tsv"):
-        delimiter, skip, headings = text.csv_dialect(head, "\t" if name == "tsv" else None)
+    if format not in (None, "csv", "tsv", "json", "ndjson"):
+        raise UnknownFormat(f'The format "{format}" is not known. It can be csv, tsv, json or ndjson.')
+    found, keys = _json_keys(head, whole, whole, format)
+    if not keys and not whole and format not in ("csv", "tsv") and layout.looks_like_json(head):
+        more, whole = _more(blocks, RECORD_BYTES_MAX)  # the first Record is longer than the head
+        head += more
+        found, keys = _json_keys(head, whole, True, format)
+    if not found:
+        delimiter, skip, headings = text.csv_dialect(head, "\t" if format == "tsv" else None)
         header = mappings.unique(headings)
         plan = Plan("csv", compression, header, _columns(mapping, header), delimiter, skip)
         return replace(plan, loaders=_loaders(plan, head, loaders))
-    if name not in ("json", "ndjson"):
-        raise UnknownFormat(f'The format "{name}" is not known. It can be csv, tsv, json or ndjson.')
-    json_format: FormatName = "json" if name == "json" else "ndjson"
-    keys = json.keys if name == "json" else ndjson.keys
-    header = tuple(keys(head, whole))
-    if not header and not whole:  # the first Record is longer than the head
-        more, whole = _more(blocks, RECORD_BYTES_MAX)
-        header = tuple(keys(head + more, whole))
-    columns = _columns(mapping, header)
-    plan = Plan(json_format, compression, mappings.sample(header, columns), columns)
+    # Of a file whose first Record is too long to be read no key is known.
+    columns = _columns(mapping, keys) if keys or whole else mapping or mappings.CONTRACT
+    plan = Plan(
+        *(found[0], compression, mappings.sample(keys, columns), columns),
+        mapping_given=mapping is not None,
+        member=found[1],
+    )
     return replace(plan, loaders=_loaders(plan, head, loaders))
+
+
+def _json_keys(head: bytes, whole: bool, last: bool, given: str | None) -> tuple[layout.Layout | None, tuple[str, ...]]:
+    """How a JSON file is laid out, and its keys; None if it is none, or if more has to be seen and `last` is not so."""
+    found = layout.detect(head, last, given) if given not in ("csv", "tsv") else None
+    if not found:
+        return None, ()
+    name, member = found
+    return found, tuple((json if name == "json" else ndjson).keys(head, whole, member))
 
 
 def _loaders(plan: Plan, head: bytes, loaders: int) -> tuple[str, ...]:
@@ -102,13 +114,6 @@ def _more(blocks: Iterator[bytes], size: int) -> tuple[bytes, bool]:
         if len(head) >= size:
             return bytes(head), False
     return bytes(head), True
-
-
-def _format(head: bytes) -> str:
-    """JSON begins with a bracket; everything else that is text is CSV."""
-    if text.strip_bom(head).lstrip()[:1] not in (b"[", b"{"):
-        return "csv"
-    return "ndjson" if ndjson.looks_like_ndjson(head) else "json"
 
 
 def _columns(mapping: Mapping | None, header: tuple[str, ...]) -> Mapping:

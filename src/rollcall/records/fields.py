@@ -9,6 +9,7 @@ Holds no rule: those are in `rules`.
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 NAME_LENGTH_MAX = 255
 """Characters (code points) of a name: the rule of the HTTP contract."""
@@ -52,6 +53,14 @@ EMAIL = _plain(
     *("dirección de email", "dirección electrónica", "correo electrónico 1", "email de contacto"),
 )
 
+_EMAIL = frozenset(EMAIL)
+
+
+def is_email(heading: str) -> bool:
+    """Whether a column or key of this name holds addresses."""
+    return plain(heading) in _EMAIL
+
+
 FULL_NAME = _plain(
     *("full name", "complete name", "first and last name", "first name last name", "last name first name"),
     *("vollständiger Name", "vollstaendiger Name", "ganzer Name", "Vor- und Nachname", "Vorname Nachname"),
@@ -91,3 +100,16 @@ FAMILY_NAME_BESIDE = _plain("Vorname", "Vornamen", "Rufname")
 
 English ones (`First Name`, `Name`) mean the full name.
 """
+
+_ALIASES = frozenset((*EMAIL, *FULL_NAME, *FIRST_NAME, *MIDDLE_NAME, *LAST_NAME))
+
+
+@lru_cache(8192)
+def _is_alias(heading: str) -> bool:
+    return plain(heading) in _ALIASES
+
+
+def is_alias(heading: str) -> bool:
+    """Whether a column or key of this name can hold an address or (a part of) a name. Fast for what was asked
+    before."""
+    return len(heading) <= HEADING_LENGTH_MAX and _is_alias(heading)

@@ -8,16 +8,23 @@ that seems to be somebody's data, they do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 from rollcall.errors import BadMapping, NoEmailColumn, NoNameColumn, Unreadable
 from rollcall.records import fields
-from rollcall.records.plan import Mapping
+from rollcall.records.plan import Mapping, Plan
 from rollcall.records.text import BLANKS
 
 COLUMNS_SHOWN = 20
 HEADING_SHOWN = 40
 """How much of a header an error message shows: columns, and characters of each."""
+
+CONTRACT = Mapping("email", ("name",))
+"""The keys of the HTTP contract."""
+
+EXAMPLE = 'Each is an object such as {"name": "Ann", "email": "ann@example.com"}.'
 
 SAMPLE_KEYS, SAMPLE_CHARACTERS = 1_000, 64 << 10
 """How many keys of a JSON file its Plan shows, and how many characters they have together."""
@@ -41,6 +48,30 @@ def guess(header: Sequence[str]) -> Mapping:
     if not name:
         raise _missing(NoNameColumn, header, "the names", "name, full name, first name and last name, Nachname, nom …")
     return Mapping(email=email, name=name)
+
+
+def by_record(plan: Plan) -> Callable[[dict[str, Any]], Mapping]:
+    """What finds the mapping of one JSON Record by its own keys; a null counts as missing.
+
+    A given mapping is that of every Record. Else a Record's exact `email` and `name` come first: they are the contract.
+    Where one is missing, its other keys are looked at as a header is; what they do not tell, the Plan does.
+    """
+    given = plan.mapping
+    if plan.mapping_given:
+        return lambda _: given
+
+    @lru_cache(256)
+    def guessed(keys: tuple[str, ...]) -> Mapping:
+        columns: dict[str, str] = {}
+        for key in keys:
+            columns.setdefault(fields.plain(key), key)
+        email = CONTRACT.email if CONTRACT.email in keys else _first(fields.EMAIL, columns)
+        name = CONTRACT.name if CONTRACT.name[0] in keys else _name(columns)
+        return Mapping(given.email if email is None else email, name or given.name)
+
+    return lambda record: guessed(
+        tuple([key for key, value in record.items() if value is not None and fields.is_alias(key)])
+    )
 
 
 def check(mapping: Mapping, header: Sequence[str]) -> Mapping:
@@ -112,6 +143,8 @@ def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases:
             f"No column holds {what}: the first line holds an email address, so the file seems to have no header line. "
             "Put one before it, such as: name,email"
         )
+    if not header:
+        return error(f"No column holds {what}. {_seen(header)}")
     return error(
         f"No column holds {what}. {_seen(header)} Rename the column (looked for: {aliases}), or say in the mapping "
         "which one it is."
@@ -119,7 +152,7 @@ def _missing(error: type[Unreadable], header: Sequence[str], what: str, aliases:
 
 
 def _seen(header: Sequence[str]) -> str:
-    return f"The columns are {_some(header)}." if header else "No columns were found."
+    return f"The columns are {_some(header)}." if header else f"No record is a JSON object with keys. {EXAMPLE}"
 
 
 def _some(columns: Sequence[str]) -> str:

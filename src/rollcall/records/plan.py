@@ -11,7 +11,10 @@ from typing import Any, Literal, Self
 FormatName = Literal["csv", "json", "ndjson"]
 Compression = Literal["none", "gzip", "zstd"]
 
-READER_VERSION = 1
+DATA = "data"
+"""The key of the array of contacts in the contract's envelope."""
+
+READER_VERSION = 2
 """Version of everything that decides where a Record begins, which number it has and what its fields are.
 
 Raise it whenever the same bytes would be read differently: an import that began with another version ends
@@ -37,6 +40,9 @@ class Plan:
     `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
     sample, in order of appearance (a guide for people and reject files; later Records may have others).
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
+    `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by
+    their own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object;
+    None if every object of the file is a Record.
     `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
@@ -47,6 +53,8 @@ class Plan:
     delimiter: str | None = None
     skip: int = 0
     loaders: tuple[str, ...] = ("",)
+    mapping_given: bool = False
+    member: str | None = DATA
     reader: int = READER_VERSION
 
     def to_json(self) -> dict[str, Any]:

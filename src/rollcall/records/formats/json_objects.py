@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from rollcall.records.formats.columns import attributes, join_values
 from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
-from rollcall.records.formats.same_shape import KEYS_MAX, STRING, KeyColumns, read_by_shape
-from rollcall.records.formats.spans import mask_escapes
-from rollcall.records.plan import Mapping, Plan
+from rollcall.records.formats.same_shape import KEYS_MAX, KeyColumns, MappingOf, Shape, read_by_shape
+from rollcall.records.formats.spans import STRING, mask_escapes
+from rollcall.records.mapping import by_record
+from rollcall.records.plan import Plan
 from rollcall.records.text import BLANKS
 
 SAMPLED_RECORDS: Final = 1_000
@@ -60,13 +61,14 @@ def parse(part: Slice, plan: Plan) -> Columns:
     faults = dict(part.faults)
     indices, fields = [], []
     left = np.ones(len(part), np.bool_)
-    for rows, columns, scalars in read_by_shape(part, plan.mapping):
+    mapping_of = by_record(plan)
+    for rows, columns, shape in read_by_shape(part, mapping_of):
         left[rows] = False
         indices.append(rows)
-        fields.append(_fields(columns, scalars, plan.mapping, len(rows)))
+        fields.append(_fields(columns, shape, len(rows)))
     if left.any() or not fields:
         indices.append(np.flatnonzero(left))
-        fields.append(_one_by_one(part, indices[-1], plan.mapping, faults))
+        fields.append(_one_by_one(part, indices[-1], mapping_of, faults))
     if len(fields) == 1:
         return Columns(*fields[0], faults)
     place = np.empty(len(part), np.int64)
@@ -75,23 +77,23 @@ def parse(part: Slice, plan: Plan) -> Columns:
     return Columns(name, email, others, faults)
 
 
-def _fields(columns: KeyColumns, scalars: frozenset[str], mapping: Mapping, count: int) -> Fields:
+def _fields(columns: KeyColumns, shape: Shape, count: int) -> Fields:
     """The fields of Records that are alike."""
+    mapping = shape.mapping
     names = [columns[key] for key in mapping.name if key in columns]
     missing = pa.nulls(count, pa.string())
     name = join_values(names) if len(names) > 1 else names[0] if names else missing
     others = {key: column for key, column in columns.items() if key not in {mapping.email, *mapping.name}}
-    return name, columns.get(mapping.email, missing), attributes(others, count, written=scalars)
+    return name, columns.get(mapping.email, missing), attributes(others, count, written=shape.scalars)
 
 
-def _one_by_one(part: Slice, rows: Offsets, mapping: Mapping, faults: dict[int, RecordError]) -> Fields:
+def _one_by_one(part: Slice, rows: Offsets, mapping_of: MappingOf, faults: dict[int, RecordError]) -> Fields:
     """The fields of these Records, each judged on its own. Adds their RecordErrors."""
-    mapped = {mapping.email, *mapping.name}
     names: list[str | None] = []
     emails: list[str | None] = []
     texts: list[str] = []
     for index, start, end in zip(rows.tolist(), part.starts[rows].tolist(), part.ends[rows].tolist(), strict=True):
-        found = faults.get(index) or _contact(part.data[start:end], mapping, mapped)
+        found = faults.get(index) or _contact(part.data[start:end], mapping_of)
         if isinstance(found, RecordError):
             faults[index], found = found, (None, None, "{}")
         names.append(found[0])
@@ -134,8 +136,8 @@ def reason(error: orjson.JSONDecodeError) -> str:
     return f"{error.msg} (character {error.pos + 1})"
 
 
-def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, str] | RecordError:
-    """Name, email and attributes. `mapped`: the keys of the first two."""
+def _contact(raw: bytes, mapping_of: MappingOf) -> tuple[Any, Any, str] | RecordError:
+    """Name, email and attributes."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -153,6 +155,7 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
     if not plain:
         _restore(record, raw)
 
+    mapping = mapping_of(record)
     email = record.get(mapping.email)
     if type(email) is not str:
         email = _text(record, "email", (mapping.email,))
@@ -166,7 +169,7 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
 
     rest = {}
     for key, value in record.items():
-        if key in mapped or value is None:
+        if value is None or key == mapping.email or key in mapping.name:
             continue
         if type(value) is str:
             value = value.strip(BLANKS)
@@ -181,14 +184,14 @@ def _contact(raw: bytes, mapping: Mapping, mapped: set[str]) -> tuple[Any, Any, 
 def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | RecordError | None:
     """The text of one key, or those of several that hold one, trimmed and joined; None when there is none.
 
-    One key must hold a string if it is there; of several, null is as good as missing.
+    Null is as good as missing.
     """
     texts = []
     for key in mapped:
         value = record.get(key)
         if isinstance(value, str):
             texts.append(value)
-        elif value is not None or (len(mapped) == 1 and key in record):
+        elif value is not None:
             return RecordError("invalid_type", field, _json(value)[:VALUE_SHOWN])
     if len(texts) > 1:
         return " ".join(filter(None, (text.strip(BLANKS) for text in texts)))

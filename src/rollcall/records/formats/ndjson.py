@@ -21,26 +21,16 @@ def scan(blocks: Iterable[bytes], plan: Plan) -> Iterator[Slice]:
     return _scan(blocks)
 
 
-def keys(head: bytes, whole: bool) -> list[str]:
+def keys(head: bytes, whole: bool, member: str | None = None) -> list[str]:
     """The keys of the first 1,000 Records of a file that begins like this, in order of appearance.
 
-    `head`: decoded bytes; `whole`: these are all of them.
+    `head`: decoded bytes; `whole`: these are all of them; `member` makes no difference.
     """
     found: dict[str, None] = {}
     for raw in json_objects.sample_keys(_scan([head if whole else head[: head.rfind(b"\n") + 1]])):
         with suppress(orjson.JSONDecodeError):
             found |= dict.fromkeys(json_objects.keys(raw))
     return list(found)
-
-
-def looks_like_ndjson(head: bytes) -> bool:
-    """Whether the first line is a whole object and another line follows, or an object that is no envelope of `data`."""
-    line, _, rest = head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
-    try:
-        first = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(first, dict) and (bool(rest.strip()) or "data" not in first)
 
 
 def _scan(blocks: Iterable[bytes]) -> Iterator[Slice]:

@@ -10,10 +10,10 @@ character, a NUL or no escape at all, every Record with a backslash is left alon
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from rollcall.records.formats.columns import value_bytes
 from rollcall.records.formats.reader import Offsets, Slice
-from rollcall.records.formats.spans import escaped_quotes, mask_escapes
+from rollcall.records.formats.spans import STRING, escaped_quotes, mask_escapes
 from rollcall.records.plan import Mapping
 
 ALIKE_MIN: Final = 256
@@ -38,9 +38,6 @@ SHAPES_MAX: Final = 8
 PIECE_BYTES: Final = 256 << 10
 """So much is looked at together: what numpy makes of it stays in the processor's cache, and is no large block."""
 
-STRING: Final = rb'"[^"]*+"'
-"""A string and its quotes, in JSON whose escapes are masked."""
-
 SCALAR: Final = r"\A(?:0|-?[1-9]\d{0,17}|-?(?:0|[1-9]\d{0,17})\.\d{1,17}|true|false)\z"
 """What orjson and Postgres both keep as it is written, whatever else stands there."""
 
@@ -52,6 +49,8 @@ _QUOTE, _BACKSLASH, _SPACE = b'"\\ '
 Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int32]  # a Slice has some MiB
 KeyColumns = dict[str, pa.StringArray]
+MappingOf = Callable[[dict[str, Any]], Mapping]
+"""Which of a Record's keys are its fields."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,17 @@ class Shape:
     """How a Record is written: the keys that hold a value; the texts before, between and behind those values.
 
     The quotes around a string belong to the texts. A key whose value is null has no value, but stands in a text.
-    `scalars`: the keys whose value is no string.
+    `scalars`: the keys whose value is no string; it is JSON as it is written. `mapping`: which key is what.
     """
 
     keys: tuple[str, ...]
     scalars: frozenset[str]
+    mapping: Mapping
     texts: tuple[bytes, ...]
 
 
-def read_by_shape(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, KeyColumns, frozenset[str]]]:
-    """The Records of one shape, then those of another: their indices, ascending; the values of each key; the keys whose
-    values are scalars, which are JSON as it is written.
+def read_by_shape(part: Slice, mapping_of: MappingOf) -> Iterator[tuple[Offsets, KeyColumns, Shape]]:
+    """The Records of one shape, then those of another: their indices, ascending; the values of each key; the shape.
 
     Keys that hold null are left out. Records that are in no group, those with a RecordError among them, are to be read
     one by one.
@@ -86,7 +85,7 @@ def read_by_shape(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, KeyC
         if len(rows) < ALIKE_MIN:
             return
         left[rows[0]] = False
-        shape = _shape(part.raw(rows[0]), mapping)
+        shape = _shape(part.raw(rows[0]), mapping_of)
         if shape is None:
             continue
         rows, values = _matching(part, rows, marks, first, counts, shape)
@@ -101,7 +100,7 @@ def read_by_shape(part: Slice, mapping: Mapping) -> Iterator[tuple[Offsets, KeyC
             left &= ~_with_escapes(part)
             continue
         left[rows] = False
-        yield rows, columns, shape.scalars
+        yield rows, columns, shape
 
 
 def _all_marks(part: Slice) -> Places:
@@ -126,7 +125,7 @@ def _with_escapes(part: Slice) -> Flags:
     return np.searchsorted(backslashes, part.starts) < np.searchsorted(backslashes, part.ends)
 
 
-def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
+def _shape(raw: bytes, mapping_of: MappingOf) -> Shape | None:
     """The Record's shape; None if it holds other values, a key twice, or what is a RecordError."""
     try:
         record = orjson.loads(raw)
@@ -138,9 +137,9 @@ def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
         or not {str, int, float, bool, type(None)}.issuperset(map(type, record.values()))
     ):
         return None
-    alone = [mapping.email, *(mapping.name if len(mapping.name) == 1 else ())]
-    if any("\0" in key for key in record) or any(record.get(key, "") is None for key in alone):
+    if any("\0" in key for key in record):
         return None
+    mapping = mapping_of(record)
     keys = tuple(key for key, value in record.items() if value is not None)
     scalars = frozenset(key for key in keys if type(record[key]) is not str)
     strings = [found.span() for found in re.finditer(STRING, mask_escapes(raw))]
@@ -160,7 +159,9 @@ def _shape(raw: bytes, mapping: Mapping) -> Shape | None:
             begin, end = next(places)
             bounds += [begin + 1, end - 1]
     bounds.append(len(raw))
-    return Shape(keys, scalars, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True)))
+    return Shape(
+        keys, scalars, mapping, tuple(raw[begin:end] for begin, end in zip(bounds[::2], bounds[1::2], strict=True))
+    )
 
 
 def _matching(

@@ -6,6 +6,7 @@ JSON but its whitespace and its escapes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -16,6 +17,12 @@ from rollcall.records.formats.reader import RECORD_BYTES_MAX, Offsets, RecordErr
 
 SPACE: Final = b" \t\r\n"
 """JSON's whitespace."""
+
+STRING: Final = rb'"[^"]*+"'
+"""A string and its quotes, in JSON whose escapes are masked."""
+
+KEY: Final = re.compile(rb"[ \t\r\n]*+(" + STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
+"""The key of a member and its colon, in JSON whose escapes are masked."""
 
 BOM: Final = b"\xef\xbb\xbf"
 
@@ -37,13 +44,14 @@ def blank_bom(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield from blocks
 
 
-def trim_spans(data: bytes, ends: Offsets) -> tuple[Offsets, Offsets]:
+def trim_spans(data: bytes, ends: Offsets, starts: Offsets | None = None) -> tuple[Offsets, Offsets]:
     """Where the stretches before these separators begin and end, without whitespace.
 
     `data` begins with the first stretch and holds the last separator. A blank stretch ends where it begins.
     """
     text = np.frombuffer(data, np.uint8)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
+    if starts is None:
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     for _ in range(32):  # all Records at once, as long as that pays
         before = _IS_SPACE[text[starts]] & (starts < ends)
         starts = starts + before
