@@ -101,7 +101,7 @@ async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_secon
 
 LOST: LiteralString = """
 with z as (
-  select j.attempt + 1 as attempt, case when not %(counted)s or j.worker is null then j.crashes  -- counted already
+  select j.attempt + 1 as attempt, case when not %(counted)s or %(once)s and j.worker is null then j.crashes  -- counted already
                     when exists (select from rollcall.import_parts p
                                   where p.import_id = j.id and p.attempt = j.attempt) then 1
                     else j.crashes + 1 end as crashes,
@@ -148,6 +148,7 @@ async def take_over(tx: Connection, worker: int, seen: Stalled, *, counted: bool
                 "seen": seen.attempt,
                 "beat": seen.beat,
                 "counted": counted,
+                "once": False,
                 "limit": CRASHES_MAX,
             },
         )
@@ -197,5 +198,5 @@ async def release(
              select exists (select from crashed)"""
     )
     named, most = {"id": job.id, "attempt": job.attempt, "code": code, "message": message}, CRASHES_MAX
-    row = await (await tx.execute(let_go, named | {"counted": counted, "limit": most})).fetchone()
+    row = await (await tx.execute(let_go, named | {"counted": counted, "once": True, "limit": most})).fetchone()
     return bool(row and row[0])
