@@ -71,7 +71,7 @@ class Forbidden(Refused):
 
 
 class NotFound(Refused):
-    """There is nothing here."""
+    """Not found"""
 
     code = "NOT_FOUND"
     status = 404
@@ -272,6 +272,18 @@ class Crashed(Unreadable):
     """The worker died four times at this file."""
 
     code = "CRASHED"
+
+
+class ContactsRefused(RollcallError):
+    """The table contacts does not take what this import writes."""
+
+    code = "CONTACTS_REFUSED"
+
+
+class ContactsContended(RollcallError):
+    """Somebody else keeps writing the contacts that this import writes. Retry it when that is over."""
+
+    code = "CONTACTS_CONTENDED"
 
 
 class ImportFailed(RollcallError):

@@ -101,7 +101,7 @@ async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_secon
 
 LOST: LiteralString = """
 with z as (
-  select j.attempt + 1 as attempt, case when not %(counted)s or %(once)s and j.worker is null then j.crashes  -- counted already
+  select j.attempt + 1 as attempt, case when not %(counted)s or %(once)s and j.worker is null then j.crashes
                     when exists (select from rollcall.import_parts p
                                   where p.import_id = j.id and p.attempt = j.attempt) then 1
                     else j.crashes + 1 end as crashes,
