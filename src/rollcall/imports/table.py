@@ -58,15 +58,16 @@ class Import:
     """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far, or until
     the end: of one that was not read to its end, those before the last Record that is committed.
 
-    `file_name`: what its sender called it. `sha256`: of the whole stored file. `same_file_as`: the latest import before
-    it of the same bytes for this Source. `error_code`, `error_message`: why it failed; of a running one, why it was let
-    go, until something is committed.
+    `file_name`: as its sender named it, if at all. `sha256`: of the whole stored file. `same_file_as`: the latest
+    import before it of the same bytes for this Source.
+    `error_code`, `error_message`: why it failed; of a running one, why it was let go, until something is committed.
     """
 
     id: UUID
     seq: int
     source: str
     upload_id: UUID
+    file_name: str | None
     bytes_total: int
     sha256: bytes | None
     same_file_as: UUID | None
@@ -120,8 +121,8 @@ FIGURES: LiteralString = """
 """What changes while an import runs: the members of Progress."""
 REST: LiteralString = """
        i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.crashes, i.worker,
-       (select u.name from rollcall.uploads u where u.id = i.upload_id) as file_name,
        coalesce(p.by_code, i.by_code) as by_code, i.created_by, i.created_at, i.started_at, i.finished_at,
+       (select left(u.name, 255) from rollcall.uploads u where u.id = i.upload_id) as file_name,
        (select e.id from rollcall.imports e where e.source = i.source and e.sha256 = i.sha256 and e.seq < i.seq
          order by e.seq desc limit 1) as same_file_as
 """
@@ -195,9 +196,9 @@ async def progress(tx: Connection, job_ids: Collection[UUID]) -> list[Progress]:
 
 
 async def of_upload(tx: Connection, upload_id: UUID) -> Import | None:
-    """The one that was made of this Upload, as it stands now."""
+    """The first one that was made of this Upload, as it stands now."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
-        await cursor.execute(SHOWN + " where i.upload_id = %s", (upload_id,))
+        await cursor.execute(SHOWN + " where i.upload_id = %s order by i.seq limit 1", (upload_id,))
         return await cursor.fetchone()
 
 
