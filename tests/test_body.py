@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from rollcall import receive
 from rollcall.storage import files
-from rollcall.web import BODIES_MAX, body, post_import
+from rollcall.web import body
 from service import api, listening, objects, rows, served, until
 
 MIB = 1 << 20
@@ -111,25 +111,6 @@ class Body:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield CSV
         await self.end.wait()
-
-
-async def test_so_many_bodies_arrive_at_the_same_time(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(post_import, "PLACE_SECONDS", 0.2)
-    limits = {"max_arriving_uploads": 1000, "max_queued_imports": 1000}
-    async with served(database_url, tmp_path, **limits) as client:
-        sent = Body()
-        sending = [asyncio.create_task(client.post("/import", content=sent, headers=STREAM)) for _ in range(BODIES_MAX)]
-        await until(lambda: len(objects(tmp_path)) == BODIES_MAX == 32)
-        answer = await client.post("/import", content=CSV, headers=STREAM)
-        assert (answer.status_code, answer.json()["code"]) == (503, "SERVER_BUSY")
-        assert answer.headers["retry-after"]
-        assert (await client.get("/health/live")).status_code == 200
-        monkeypatch.setattr(post_import, "PLACE_SECONDS", 60.0)
-        waiting = asyncio.create_task(client.post("/import", content=CSV, headers=STREAM))
-        sent.end.set()
-        assert {(await task).status_code for task in [*sending, waiting]} == {200}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from rollcall import embedded, keys
 from rollcall.cli import app
 from rollcall.database import Connection, Database
-from rollcall.errors import Conflict, NotFound
+from rollcall.errors import Conflict, InvalidInput, NotFound
 from rollcall.keys import Caller
 from service import rows
 from test_cli import ask, environment
@@ -65,7 +65,7 @@ async def test_an_unknown_id_is_compared_like_a_wrong_secret(tx: Connection, mon
     assert compared == [(32, 32)] * 3
 
 
-async def test_a_revoked_key_admits_nobody_and_frees_its_name(tx: Connection) -> None:
+async def test_revoke_ends_a_key_and_keeps_its_name(tx: Connection) -> None:
     assert not await keys.any_made(tx)
     key = await keys.create(tx, "crm")
     with pytest.raises(Conflict):
@@ -76,9 +76,19 @@ async def test_a_revoked_key_admits_nobody_and_frees_its_name(tx: Connection) ->
     assert await keys.any_made(tx)
     with pytest.raises(NotFound):
         await keys.revoke(tx, "crm")
-    other = await keys.create(tx, "crm")
+    for name in ("crm", " crm "):
+        with pytest.raises(Conflict, match="was, a key named crm"):
+            await keys.create(tx, name)
     assert await keys.caller(tx, key) is None
-    assert await keys.caller(tx, other)
+
+
+async def test_create_keeps_names_and_sources_as_requests_give_them(tx: Connection) -> None:
+    key = await keys.create(tx, " cafe\u0301 ", ["cafe\u0301", "\u00a0crm "])
+    assert await keys.caller(tx, key) == Caller("caf\u00e9", ["caf\u00e9", "crm"])
+    for name, sources in (("", None), ("a\x85b", None), ("x", [" "]), ("x", ["a\x01b"]), ("x", ["y" * 101])):
+        with pytest.raises(InvalidInput):
+            await keys.create(tx, name, sources)
+    await keys.revoke(tx, "caf\u00e9 ")
 
 
 async def test_the_last_use_is_written_once_a_minute(tx: Connection) -> None:
@@ -110,7 +120,8 @@ def test_commands(database_url: str) -> None:
     assert "only time" in said
     assert run("create", "shop")[0::2] == (
         1,
-        "Error: There is a key named shop already. Revoke that one, or choose another name.\n",
+        "Error: There is, or was, a key named shop. What it sent is known by that name: choose another, such as"
+        " shop-2.\n",
     )
     status, listed, _ = run("list")
     assert re.search(rf"^{key[:19]}_… +shop +crm, web +\d{{4}}-\d\d-\d\d \d\d:\d\d UTC +never$", listed, re.MULTILINE)
@@ -119,7 +130,8 @@ def test_commands(database_url: str) -> None:
     assert (status, "until you create another, the API answers nobody" in said) == (0, True)
     assert run("revoke", "shop")[0] == 1
     assert ask(database_url, "select count(*) from rollcall.keys where revoked_at is not null") == 1
-    for wrong in (["create", ""], ["create", "a\nb"], ["create", "x" * 101], ["create", "x", "--source", ""]):
+    for wrong in (["create", ""], ["create", "a\nb"], ["create", "x" * 101], ["create", "x", "--source", ""],
+                  ["create", "x", "--source", " "], ["create", "x", "--source", "a\x01b"]):  # fmt: skip
         assert run(*wrong)[0] == 2
 
 

@@ -396,3 +396,35 @@ async def test_clients_show_their_key(database_url: str, tmp_path: Path) -> None
 
 def with_end_changed(key: str) -> str:
     return key[:-1] + ("A" if key[-1] != "A" else "B")
+
+
+async def test_admission_counts_bodies_before_their_first_byte(database_url: str, tmp_path: Path) -> None:
+    one, other = await create(database_url, "one"), await create(database_url, "other")
+
+    async def slow(beginning: bytes) -> AsyncIterator[bytes]:
+        begun.append(beginning)
+        yield beginning
+        await end.wait()
+
+    field = b'--x\r\nContent-Disposition: form-data; name="source"\r\n\r\n'
+    ways: list[tuple[dict[str, str], bytes]] = [
+        ({"Content-Type": "application/json"}, b'{"source":'),
+        (FORM, field),
+        ({"Content-Type": "text/csv", "X-Source": "crm", "Idempotency-Key": "k"}, CSV),
+    ]
+    async with served(database_url, tmp_path, max_arriving_uploads=3) as client:
+        headers = ways[2][0] | bearer(one)
+        assert (await client.post("/import", content=CSV, headers=headers)).status_code == 200
+        for given, beginning in ways:
+            begun, end = list[bytes](), asyncio.Event()
+            sending = [
+                asyncio.create_task(client.post("/import", content=slow(beginning), headers=given | bearer(one)))
+                for _ in range(6)
+            ]
+            await until(lambda sending=sending, begun=begun: sum(map(asyncio.Task.done, sending)) == len(begun) == 3)  # type: ignore[misc]
+            for task in sending:
+                if task.done():
+                    problem(task.result(), 429, "TOO_MANY_REQUESTS")
+            assert (await send(client, "crm", **bearer(other))).status_code == 200
+            end.set()
+            assert [(await task).status_code for task in sending].count(429) == 3

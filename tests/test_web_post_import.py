@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rollcall.options import GIVEN
 from rollcall.web import post_import
 from service import objects, rows, served
 
@@ -95,7 +96,8 @@ WRONG_SHAPES: list[tuple[Any, list[str | int], str]] = [
     ({"data": [GOOD], "source": "crm", "format": "csv"}, ["format"], "invalid_value"),
     ({"data": [5], "source": "crm"}, ["data", 0], "invalid_type"),
     ({"data": [GOOD, {}], "source": "crm"}, ["data", 1, "email"], "required"),
-    ([GOOD], ["body"], "invalid_type"),
+    ([GOOD], ["source"], "required"),
+    ("contacts", ["body"], "invalid_type"),
 ]
 
 
@@ -218,9 +220,7 @@ async def test_a_body_shorter_than_announced_leaves_nothing(client: httpx.AsyncC
 async def test_a_stream_is_named_by_headers_or_query(client: httpx.AsyncClient, database_url: str) -> None:
     headers = {"Content-Type": "text/csv; charset=utf-8"}
     utf8 = httpx.Headers([(b"Content-Type", b"text/csv"), (b"X-Source", "Kündigungen".encode())])
-    latin = httpx.Headers([(b"Content-Type", b"TEXT/CSV"), (b"X-Source", "Kündigungen".encode("latin-1"))])
-    for asked in (utf8, latin):
-        assert (await client.post("/import", content=CSV, headers=asked)).status_code == 200
+    assert (await client.post("/import", content=CSV, headers=utf8)).status_code == 200
     answer = await client.post("/import", content=CSV, headers=headers, params={"source": "Kündigungen"})
     assert answer.status_code == 200
     assert rows(database_url, "select distinct source from rollcall.imports") == [("Kündigungen",)]
@@ -231,6 +231,181 @@ async def test_an_option_that_is_not_known_is_refused(client: httpx.AsyncClient,
     answer = await client.post("/import", content=CSV, headers={"Content-Type": "text/csv"}, params=params)
     refused(answer, ["onInvald"], "unknown")
     assert kept() == (0, 0, 0)
+
+
+async def test_post_takes_any_type_as_a_file_beside_a_source(client: httpx.AsyncClient, database_url: str) -> None:
+    types = ["application/csv", "text/x-csv", "text/comma-separated-values", "application/x-www-form-urlencoded",
+             "video/mp4", "image/png; x=y", "nonsense", "", None]  # fmt: skip
+    for content_type in types:
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        answer = await client.post("/import?source=crm", content=CSV, headers=headers)
+        assert answer.status_code == 200, (content_type, answer.text)
+        refused(await client.post("/import", content=CSV, headers=headers), ["source"], "required")
+        refused(await client.post("/import?source=crm", content=b"", headers=headers), ["body"], "required")
+    refused(await client.post("/import"), ["source"], "required")
+    for content_type in ("multipart/mixed; boundary=x", "multipart/related", "message/rfc822"):
+        answer = await client.post("/import?source=crm", content=CSV, headers={"Content-Type": content_type})
+        assert (answer.status_code, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+async def test_post_takes_a_bare_array_and_a_byte_order_mark(client: httpx.AsyncClient, database_url: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in (json.dumps([GOOD]), json.dumps({"data": [GOOD], "x": 1}), " \n" + json.dumps([GOOD])):
+        for mark in (b"", b"\xef\xbb\xbf"):
+            answer = await client.post("/import?source=crm", content=mark + body.encode(), headers=headers)
+            assert answer.status_code == 200, answer.text
+    for body in ("[]", "[5]", json.dumps([{}]), "[", '[{"name":"A"', "[1,]"):
+        assert (await client.post("/import?source=crm", content=body, headers=headers)).status_code == 400, body
+
+
+SLIPS = ["onDuplicates", "on_duplicate", "onInvald", "dryrun", "dryRun", "max_rejects", "Format", "useResumble"]
+
+
+async def test_a_slip_in_an_options_name_is_refused_wherever_it_stands(client: httpx.AsyncClient, kept: Any) -> None:
+    text = {"Content-Type": "text/csv", "X-Source": "crm"}
+    contacts = {"source": "crm", "data": [GOOD]}
+    for name in SLIPS:
+        ways: list[dict[str, Any]] = [
+            {"content": CSV, "headers": text, "params": {name: "skip"}},
+            {"content": CSV, "headers": text | {f"X-{name}": "skip"}},
+            {"json": {name: "skip"} | contacts},
+            {"json": contacts | {name: {"a": 1}}},
+            form(("source", b"crm"), (name, b"skip")),
+            form(("source", b"crm"), (name, b"skip"), last=True),
+        ]
+        for way in ways:
+            answer = await client.post("/import", **way)
+            assert answer.status_code == 400, (name, way)
+            [found] = answer.json()["issues"]
+            assert found["code"] == "unknown"
+            assert name == "useResumble" or "fail" not in found["message"]
+    for header in ("X-OnDuplicate", "X-On-Duplicate", "X-Sourc", "X-Source-", "X-UseResumable", "Idempotency_Key",
+                   "X-Idempotency-Key", "Idempotencykey"):  # fmt: skip
+        answer = await client.post("/import", content=CSV, headers=text | {header: "skip"})
+        assert answer.status_code == 400, header
+    assert kept() == (0, 0, 0)
+
+
+async def test_names_that_mean_nothing_to_us_are_passed_over(client: httpx.AsyncClient) -> None:
+    names = ("button", "note", "csrf_token", "id", "form", "sourceId", "x" * 1000)
+    assert (await client.post("/import", json={"source": "crm", "data": [GOOD]} | dict.fromkeys(names))).is_success
+    assert (await client.post("/import", **form(("source", b"crm"), *((name, b"x") for name in names)))).is_success
+    headers = {"X-Source": "crm", "X-Request-Id": "1", "X-Forwarded-For": "1.2.3.4", "X-Requested-With": "x"}
+    assert (await client.post("/import", content=CSV, headers=headers)).is_success
+
+
+async def test_what_is_given_twice_is_refused(client: httpx.AsyncClient, kept: Any) -> None:
+    text = {"Content-Type": "text/csv"}
+    body = '{"source":"a","source":"b","data":[{"name":"A","email":"a@x.org"}]}'
+    ways: list[dict[str, Any]] = [
+        {"content": CSV, "headers": text, "params": [("source", "a"), ("source", "b")]},
+        {"content": CSV, "headers": [("X-Source", "a"), ("X-Source", "b"), ("Content-Type", "text/csv")]},
+        {"content": body, "headers": {"Content-Type": "application/json"}},
+        form(("source", b"a"), ("source", b"b")),
+    ]
+    for way in ways:
+        answer = await client.post("/import", **way)
+        assert (answer.status_code, answer.json()["issues"][0]["code"]) == (400, "duplicate"), way
+    assert kept() == (0, 0, 0)
+
+
+async def test_an_error_is_bounded_whatever_is_wrong(client: httpx.AsyncClient) -> None:
+    text = {"Content-Type": "text/csv", "X-Source": "crm"}
+    many = "&".join(f"a{number}" for number in range(9000))
+    long = {"x" * 40_000: "y"}
+    for asked in (
+        client.post(f"/import?{many}", content=CSV, headers=text),
+        client.post("/import", content=CSV, headers=text, params=long),
+        client.post("/import", json={"source": "crm", "data": [GOOD], "onDuplicate": "x" * 100_000}),
+        client.post("/import", json={"source": "crm", "data": [{}] * 20_000}),
+        client.post("/import", json={str(number): 0 for number in range(5000)}),
+        client.post("/import", **form(("x" * 5000, b"")) | {"params": long}),
+    ):
+        answer = await asked
+        assert answer.status_code in (400, 413)
+        assert len(answer.content) < 40_000, answer.text[:200]
+
+
+async def test_texts_that_are_no_utf8_are_refused(client: httpx.AsyncClient, kept: Any) -> None:
+    text = {"Content-Type": "text/csv"}
+    refused(await client.post("/import?source=caf%E9", content=CSV, headers=text), ["query"], "invalid_utf8")
+    refused(await client.post("/import?source=crm&caf%E9=1", content=CSV, headers=text), ["query"], "invalid_utf8")
+    for name in ("X-Source", "Idempotency-Key"):
+        headers = [(b"Content-Type", b"text/csv"), (name.encode(), b"caf\xe9")]
+        refused(await client.post("/import", content=CSV, headers=headers), [name], "invalid_utf8")
+    assert kept() == (0, 0, 0)
+
+
+async def test_a_source_is_trimmed_and_composed(client: httpx.AsyncClient, database_url: str) -> None:
+    for source in ("caf\u00e9", "cafe\u0301", "  caf\u00e9 ", "\u00a0cafe\u0301"):
+        ways: list[dict[str, Any]] = [
+            {"json": {"source": source, "data": [GOOD]}},
+            {"content": CSV, "params": {"source": source}},
+            {"content": CSV, "headers": {b"X-Source": source.encode()}},
+            form(("source", source.encode())),
+        ]
+        for way in ways:
+            assert (await client.post("/import", **way)).status_code == 200, way
+    assert rows(database_url, "select distinct source from rollcall.imports") == [("caf\u00e9",)]
+
+
+async def test_options_of_any_shape_are_refused_before_the_body_is_stored(client: httpx.AsyncClient, kept: Any) -> None:
+    deep = b"[" * 300 + b"]" * 300
+    for name in ("mapping", "format", "onInvalid", "onDuplicate", "maxRejects", "source", "useResumable"):
+        source = b"" if name == "source" else b'"source":"crm",'
+        body = b'{%b"%b":%b,"data":[{"name":"A","email":"a@x.org"}]}' % (source, name.encode(), deep)
+        answer = await client.post("/import", content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["issues"][0]["path"]) == (400, [name])
+        answer = await client.post("/import", **form(("source", b"crm"), (name, deep), last=True))
+        assert answer.status_code == 400
+    for mapping in (
+        {"email": "a\0", "name": "n"},
+        {"email": "e", "name": ["n"] * 1000},
+        {"email": "e", "name": ["n" * 200_000]},
+    ):
+        asked = {"source": "crm", "data": [GOOD], "mapping": mapping}
+        refused(
+            await client.post("/import", json=asked),
+            ["mapping"],
+            "too_big" if len(str(mapping)) > 200_000 else "invalid_value",
+        )
+    assert kept() == (0, 0, 0)
+
+
+async def test_a_long_body_with_options_after_data_is_refused(
+    client: httpx.AsyncClient, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
+    headers = {"Content-Type": "application/json"}
+    data = [{"name": "A", "email": f"a{number}@example.com"} for number in range(500)]
+    for late in ({"onDuplicate": "skip"}, {"onDuplicate": "nonsense"}, {"source": "b"}, {"on_duplicate": "skip"},
+                 {"pad": "x" * 5000, "onInvalid": "reject"}, {"onInvalid": "reject", "pad": "x" * 5000}):  # fmt: skip
+        for first in (data, data[:1]):
+            body = json.dumps({"source": "crm", "data": first} | late | {"more": data}).encode()
+            body = body.replace(b'{"source": "b"', b'{"source": "crm"')
+            if "source" in late:
+                body = body.replace(b', "more"', b', "source": "b", "more"')
+            answer = await client.post("/import", content=pieces(body, 300), headers=headers)
+            assert answer.status_code == 400, (late, answer.text)
+            assert "before data" in answer.text or "meant" in answer.text
+    assert kept() == (0, 0, 0)
+    body = json.dumps({"source": "crm", "onDuplicate": "skip", "data": data, "note": "x"}).encode()
+    assert (await client.post("/import", content=pieces(body, 300), headers=headers)).status_code == 200
+    bare = json.dumps(data).encode()
+    assert (await client.post("/import?source=crm", content=pieces(bare, 300), headers=headers)).status_code == 200
+
+
+async def test_head_answers_what_get_would_without_a_body(client: httpx.AsyncClient) -> None:
+    sent = await client.post("/import", content=CSV, headers={"X-Source": "crm"})
+    job = sent.headers["location"]
+    for path in ("/health/live", "/imports", job, f"{job}/rejects?format=csv", "/contacts", "/docs", "/openapi.json"):
+        asked, told = await client.get(path), await client.head(path)
+        assert (told.status_code, told.content) == (asked.status_code, b""), path
+        assert told.headers["content-type"] == asked.headers["content-type"]
+        assert told.headers.get("content-length") == asked.headers.get("content-length")
+    assert (await client.head("/import")).status_code == 405
+    assert (await client.head("/nope")).status_code == 404
+    assert (await client.get("/nope")).json()["error"] == "Not found"
 
 
 async def test_what_a_sender_calls_a_file_harms_nobody(client: httpx.AsyncClient, database_url: str) -> None:
@@ -245,7 +420,7 @@ async def test_what_a_sender_calls_a_file_harms_nobody(client: httpx.AsyncClient
 async def test_the_description_names_every_option(client: httpx.AsyncClient) -> None:
     described = (await client.get("/openapi.json")).json()["paths"]["/import"]["post"]
     assert {each["name"] for each in described["parameters"]} == {
-        *post_import.GIVEN,
+        *GIVEN,
         "X-Source",
         "X-Use-Resumable",
         "Idempotency-Key",

@@ -20,11 +20,14 @@ from rollcall.settings import Settings
 from rollcall.storage import open_store
 from rollcall.web import Service, contacts, health, imports, metrics, post_import, rejects, responses
 from rollcall.web.auth import Authentication
+from rollcall.web.head import Head
 from rollcall.web.http_protocol import Connection
 
 GRACE_SECONDS = 8
 """After SIGTERM: what a request under way is given until it is cancelled."""
 CLEANUP_SECONDS = 5
+KEYLESS_LIMIT = 1000
+"""Uploads that arrive and imports that are queued while there is no key, unless the settings say otherwise."""
 
 
 def create(settings: Settings, *, database_url: str) -> FastAPI:
@@ -39,6 +42,8 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
                 segment_bytes=settings.upload_chunk_size,
                 body_bytes_max=settings.max_upload_size,
                 limits=Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports),
+                keyless_limits=_keyless_limits(settings),
+                spool_dir=settings.data_dir,
             )
             yield
             await responses.wait_for_requests(app, CLEANUP_SECONDS)
@@ -51,11 +56,21 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # the Location would be made of the Host that the client names
     )
+    app.add_middleware(Head)
     app.add_middleware(Authentication, closed=not settings.loopback)
     responses.install(app)
     for resource in (post_import, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
         app.include_router(resource.router)
     return app
+
+
+def _keyless_limits(settings: Settings) -> Limits:
+    """Without keys nobody can be told from anybody else: a limit that is meant for one sender would be one for all."""
+    arriving, queued = settings.max_arriving_uploads, settings.max_queued_imports
+    return Limits(
+        arriving=arriving if "max_arriving_uploads" in settings.model_fields_set else max(arriving, KEYLESS_LIMIT),
+        queued=queued if "max_queued_imports" in settings.model_fields_set else max(queued, KEYLESS_LIMIT),
+    )
 
 
 def server(api: FastAPI, *, host: str = "127.0.0.1", port: int, grace_seconds: int = GRACE_SECONDS) -> uvicorn.Server:

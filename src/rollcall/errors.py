@@ -71,7 +71,7 @@ class Forbidden(Refused):
 
 
 class NotFound(Refused):
-    """There is nothing here."""
+    """Not found"""
 
     code = "NOT_FOUND"
     status = 404

@@ -4,7 +4,7 @@ A key is `rk_`, 16 hex digits that are public (its id, by which it is found and 
 The secret is shown once; what is stored is its SHA-256. That is enough: bcrypt and its like slow down the guessing of
 what people choose, and nobody guesses 256 bits; here they would only make every request slow.
 
-A revoked key stays, as a row that admits nobody. So who revokes the last one closes the door, and does not open it.
+A revoked key stays, as a row that admits nobody: revoking the last one locks the API instead of opening it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from psycopg.rows import class_row
 
 from rollcall.database import Connection
 from rollcall.errors import Conflict, NotFound
+from rollcall.options import check_label
 
 PREFIX = "rk_"
 FORM = re.compile(PREFIX + "([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -50,21 +51,31 @@ class Key:
 
 
 async def create(tx: Connection, name: str, sources: list[str] | None = None) -> str:
-    """A new key, the only time that it is seen. Raises Conflict when a live one has this name."""
+    """A new key, the only time that it is seen.
+
+    Imports, limits and Idempotency-Keys know a key by its name, so a name is never used again. Raises Conflict when it
+    was; InvalidInput when the name or a Source is none.
+    """
+    name, sources = check_label(name, "name"), [check_label(source) for source in sources] if sources else None
     key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     cursor = await tx.execute(
         """insert into rollcall.keys (id, sha256, name, sources, created_at)
-           values (%s, %s, %s, %s, clock_timestamp())
+           select %(id)s, %(sha256)s, %(name)s, %(sources)s, clock_timestamp()
+            where not exists (select from rollcall.keys where name = %(name)s)
            on conflict (name) where revoked_at is null do nothing returning 1""",
-        (key_id, _digest(secret), name, sources),
+        {"id": key_id, "sha256": _digest(secret), "name": name, "sources": sources},
     )
     if await cursor.fetchone() is None:
-        raise Conflict(f"There is a key named {name} already. Revoke that one, or choose another name.")
+        raise Conflict(
+            f"There is, or was, a key named {name}. What it sent is known by that name: choose another, such as"
+            f" {name}-2."
+        )
     return f"{PREFIX}{key_id}_{secret}"
 
 
 async def revoke(tx: Connection, name: str) -> None:
-    """From now on this key admits nobody. Raises NotFound."""
+    """The key stops working at once. Raises NotFound."""
+    name = check_label(name, "name")
     cursor = await tx.execute(
         """update rollcall.keys set revoked_at = clock_timestamp() where name = %s and revoked_at is null
            returning 1""",

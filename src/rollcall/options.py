@@ -1,7 +1,9 @@
-"""Options: what the sender of a file may choose about its import; the same names in HTTP, in commands and stored."""
+"""What a sender may choose about an import, and what a Source is; the same in HTTP, in commands and in the database."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
@@ -19,6 +21,19 @@ CHOICES = {
     "format": ("csv", "tsv", "json", "ndjson"),
 }
 NAMES = (*CHOICES, "mapping", "maxRejects")
+GIVEN = ("source", "useResumable", *NAMES)
+"""All that a request may say about its import."""
+SOURCE_LENGTH_MAX = 100
+MAPPING_LENGTH_MAX = 64 << 10
+MAPPING_NAMES_MAX = 20
+COLUMN_LENGTH_MAX = 1000
+"""A mapping is copied into every list of imports, and each of its columns is read once for every record."""
+NAME_COMPARED_MAX = 40
+"""A name longer than this is no slip of the pen."""
+IDEMPOTENCY_KEY = "Idempotency-Key"
+DRY_RUN = "dryRun"
+"""Meant by many, and there is none: who asks for it must not have the file imported for real."""
+_MAX_REJECTS = re.compile(r"[0-9]{1,18}|(?:100(?:\.0{1,6})?|[0-9]{1,2}(?:\.[0-9]{1,6})?)%")
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,13 @@ class Options:
             for name, choices in CHOICES.items()
             if name in given and given[name] not in choices
         ]
-        mapping = max_rejects = None
-        if "mapping" in given and (mapping := _mapping(given["mapping"])) is None:
-            issues.append(
-                _issue("mapping", 'mapping is a JSON object such as {"email": "E-Mail", "name": ["First", "Last"]}.')
-            )
-        if "maxRejects" in given and (max_rejects := _max_rejects(given["maxRejects"])) is None:
+        mapping = None
+        if "mapping" in given:
+            try:
+                mapping = _mapping(given["mapping"])
+            except ValueError as error:
+                issues.append(_issue("mapping", str(error)))
+        if "maxRejects" in given and not _MAX_REJECTS.fullmatch(given["maxRejects"]):
             issues.append(_issue("maxRejects", "maxRejects is a count such as 100, or a percentage such as 5%."))
         if issues:
             raise InvalidInput("An option has a value that cannot be used.", issues=issues)
@@ -57,7 +73,7 @@ class Options:
             on_duplicate=cast(OnDuplicate, given.get("onDuplicate", "update")),
             format=given.get("format"),
             mapping=mapping,
-            max_rejects=max_rejects,
+            max_rejects=given.get("maxRejects"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -74,10 +90,20 @@ class Options:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        texts = {
-            name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in stored.items()
-        }
-        return cls.parse(texts)
+        """What this or another version stored. A field that is not known is passed over; an unknown choice is taken as
+        the one that writes less; a mapping or a bound that cannot be read counts as not given."""
+        mapping, max_rejects = stored.get("mapping"), stored.get("maxRejects")
+        try:
+            columns = Mapping(email=mapping["email"], name=tuple(mapping["name"])) if mapping else None
+        except (TypeError, KeyError):
+            columns = None
+        return cls(
+            on_invalid="reject" if stored.get("onInvalid", "reject") == "reject" else "fail",
+            on_duplicate="update" if stored.get("onDuplicate", "update") == "update" else "skip",
+            format=stored.get("format"),
+            mapping=columns,
+            max_rejects=max_rejects if _MAX_REJECTS.fullmatch(str(max_rejects)) else None,
+        )
 
     def too_many(self, rejected: int, read: int) -> bool:
         """Whether this many Rejects among this many Records read so far are more than `max_rejects`."""
@@ -88,30 +114,94 @@ class Options:
         return rejected > int(self.max_rejects)
 
 
+def check_label(text: str, what: str = "source") -> str:
+    """A Source, or the name of a key, as it is stored and compared: 1 to 100 characters, no blanks around them, in
+    Unicode's composed form (NFC), so that what looks the same is the same.
+
+    `what` names it in the error. Raises InvalidInput with one issue.
+    """
+    trimmed = text.strip()
+    if any(unicodedata.category(character) == "Cc" for character in text[: 10 * SOURCE_LENGTH_MAX]):
+        raise _label_error(what, "control_character", f"{what} contains a control character. Remove it.")
+    if not trimmed:
+        raise _label_error(what, "too_small", f"{what} is empty: it has 1 to {SOURCE_LENGTH_MAX} characters.")
+    # Composing makes a text shorter, at most to a third, and takes the square of its length.
+    composed = unicodedata.normalize("NFC", trimmed) if len(trimmed) <= 4 * SOURCE_LENGTH_MAX else trimmed
+    if len(composed) > SOURCE_LENGTH_MAX:
+        raise _label_error(what, "too_big", f"{what} has at most {SOURCE_LENGTH_MAX} characters.")
+    if not composed.isascii() and any(unicodedata.category(character) == "Cs" for character in composed):
+        raise _label_error(what, "invalid_utf8", f"{what} is not valid UTF-8.")
+    return composed
+
+
+def nearly(name: str) -> str | None:
+    """The option that this name must have meant: it differs by case, underscores or dashes, or a letter or two.
+
+    None for an option's own name, and for a name that means something else.
+    """
+    if name in GIVEN or len(name) > NAME_COMPARED_MAX:
+        return None
+    plain = _plain(name)
+    for target, option in _PLAIN_NAMES.items():
+        if plain == target:
+            return option
+        begins = plain.startswith(target) or target.startswith(plain)
+        if begins and abs(len(plain) - len(target)) > 1:
+            continue  # another word, such as `form` or `sourceId`
+        edits = 2 if len(target) > 7 or plain[:1] == target[:1] else 1
+        if len({*plain} ^ {*target}) <= 2 * edits and _within(plain, target, edits):
+            return option
+    return None
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+_PLAIN_NAMES = {_plain(option): option for option in (*GIVEN, IDEMPOTENCY_KEY, DRY_RUN)}
+
+
+def _within(one: str, other: str, edits: int) -> bool:
+    """Whether at most this many letters more, fewer or other, or neighbours that changed places, tell them apart."""
+    if abs(len(one) - len(other)) > edits:
+        return False
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    if not one or not other:
+        return True
+    return edits > 0 and (
+        _within(one[1:], other, edits - 1)
+        or _within(one, other[1:], edits - 1)
+        or _within(one[1:], other[1:], edits - 1)
+        or (one[:2] == other[1::-1] and _within(one[2:], other[2:], edits - 1))
+    )
+
+
 def _issue(name: str, message: str) -> dict[str, Any]:
     return {"path": [name], "code": "invalid_value", "message": message}
 
 
-def _mapping(text: str) -> Mapping | None:
+def _label_error(what: str, code: str, message: str) -> InvalidInput:
+    return InvalidInput(message, issues=[{"path": [what], "code": code, "message": message}])
+
+
+def _mapping(text: str) -> Mapping:
+    """Raises ValueError with what is wrong, for people."""
+    if len(text) > MAPPING_LENGTH_MAX:
+        raise ValueError(f"mapping has at most {MAPPING_LENGTH_MAX:,} characters.")
     try:
         given = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return None
-    if not isinstance(given, dict) or set(given) - {"email", "name"}:
-        return None
-    email, name = given.get("email"), given.get("name")
+        given = None
+    fields = given if isinstance(given, dict) and given.keys() == {"email", "name"} else {}
+    email, name = fields.get("email"), fields.get("name")
     names = [name] if isinstance(name, str) else name
     if not isinstance(email, str) or not isinstance(names, list) or not names:
-        return None
+        raise ValueError('mapping is a JSON object such as {"email": "E-Mail", "name": ["First", "Last"]}.')
     if not all(isinstance(each, str) for each in names):
-        return None
+        raise ValueError('mapping names columns by texts, such as {"email": "E-Mail", "name": ["First", "Last"]}.')
+    if len(names) > MAPPING_NAMES_MAX or len(set(names)) < len(names):
+        raise ValueError(f"mapping names up to {MAPPING_NAMES_MAX} columns for the name, each of them once.")
+    if any(len(column) > COLUMN_LENGTH_MAX or "\0" in column for column in (email, *names)):
+        raise ValueError(f"A column in mapping has at most {COLUMN_LENGTH_MAX:,} characters, and no NUL.")
     return Mapping(email=email, name=tuple(names))
-
-
-def _max_rejects(text: str) -> str | None:
-    number = text.removesuffix("%")
-    try:
-        value = float(number) if text.endswith("%") else int(number)
-    except ValueError:
-        return None
-    return text if 0 <= value <= (100 if text.endswith("%") else 1 << 62) else None

@@ -71,10 +71,14 @@ class Settings(BaseSettings):
         10 << 30, description="Bytes of the largest body accepted, up to 16 TiB."
     )
     max_arriving_uploads: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        10, description="Uploads of one API key that may arrive at a time."
+        10,
+        description="Uploads of one API key that may arrive at a time; of all requests while there is no key,"
+        " then 1,000 unless set.",
     )
     max_queued_imports: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        20, description="Imports of one API key that may be queued at a time."
+        20,
+        description="Imports of one API key that may be queued at a time; of all requests while there is no key,"
+        " then 1,000 unless set.",
     )
     max_stored_rejects: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         100_000, description="Rejected records of one import that are kept in the database; counts and files hold all."

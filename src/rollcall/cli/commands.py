@@ -64,9 +64,16 @@ def _regular(file: Path) -> Path:
 
 
 def _fits(source: str) -> str:
-    if not 1 <= len(source) <= 100:
-        raise typer.BadParameter("a source has 1 to 100 characters.")
-    return source
+    return _label(source, "source")
+
+
+def _label(text: str, what: str) -> str:
+    from rollcall.options import check_label
+
+    try:
+        return check_label(text, what)
+    except RollcallError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _sent(key: str | None) -> str | None:
@@ -76,9 +83,7 @@ def _sent(key: str | None) -> str | None:
 
 
 def _printed(name: str) -> str:
-    if not (1 <= len(name) <= 100 and name.isprintable()):
-        raise typer.BadParameter("a name has 1 to 100 characters that can be printed.")
-    return name
+    return _label(name, "name")
 
 
 def _fit(sources: list[str] | None) -> list[str] | None:
@@ -323,7 +328,7 @@ def list_keys(data_dir: DataDir = None) -> None:
 
 @keys.command("revoke", epilog="Example: rollcall keys revoke crm")
 def revoke_key(name: KeyName, data_dir: DataDir = None) -> None:
-    """Revoke a key: from now on it admits nobody."""
+    """Revoke a key: it stops working at once, and its name is not used again."""
     from rollcall import settings
     from rollcall.cli import keys as story
 

@@ -24,7 +24,7 @@ def create(name: str, sources: list[str] | None, settings: Settings) -> None:
     """Print a new key on stdout, and nothing else there. Raises Conflict."""
     key = _do(settings, lambda tx: keys.create(tx, name, sources))
     typer.echo(key)
-    typer.echo("This is the only time that it is shown. Keep it where you keep passwords.", err=True)
+    typer.echo("This is the only time it is shown. Keep it where you keep passwords.", err=True)
 
 
 def list_(settings: Settings) -> None:
@@ -47,9 +47,9 @@ def revoke(name: str, settings: Settings) -> None:
         return len(await keys.live(tx))
 
     left = _do(settings, story)
-    typer.echo(f"The key {name} admits nobody any more.")
+    typer.echo(f"The key {name} is revoked.")
     if not left:
-        typer.echo("It was the last one: until you create another, the API answers nobody.")
+        typer.echo("It was the last key: until you create another, the API answers nobody.")
 
 
 def _do(settings: Settings, story: Callable[[Connection], Awaitable[T]]) -> T:

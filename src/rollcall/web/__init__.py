@@ -1,17 +1,21 @@
 """HTTP: one resource a file. Handlers translate between requests and the floors below; they decide nothing else.
 
-    intake (body, form, envelope)   POST /import      imports, rejects   what became of it
-    contacts                        GET /contacts     health, metrics    for machines
+    post_import        POST /import      imports, rejects   what became of it
+    contacts           GET /contacts     health, metrics    for machines
 
-`answers` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the memory
-that answers take until they are read. `gate` stands before them all
-and says who asks; `wire` stands before that and refuses what is no honest HTTP.
+A request to import goes through `admission` (may it begin?), `body` (does it come in time?) and, by its kind, `form` or
+`envelope` with `members`; what it says besides its bytes is read by `import_request`.
+
+`responses` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the
+memory that answers take until they are read. `auth` stands before them all and says who asks; `http_protocol` stands
+before that and refuses what is no honest HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -22,28 +26,34 @@ from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
+from rollcall.web.admission import Admission
 from rollcall.web.outgoing import Room
 
-BODIES_MAX = 32
-"""Bodies that one process takes in at the same time."""
 JUDGES = 2
 """JSON bodies judged, and Parts of stored files read again, at the same time; each may take some hundred MiB."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What handlers work with. `segment_bytes`: of resumable uploads; `body_bytes_max`: of one request; `shown`: the
-    counters that were shown last."""
+    """What handlers work with. `segment_bytes`: of resumable uploads; `body_bytes_max`: of one request; `limits`: of
+    one API key; `keyless_limits`: of all requests together while there is no key; `spool_dir`: where bodies that are
+    judged wait, None: where the system has such files; `shown`: the counters that were shown last."""
 
     database: Database
     store: Store
     segment_bytes: int
     body_bytes_max: int
     limits: Limits
-    bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BODIES_MAX))
+    keyless_limits: Limits | None = None
+    spool_dir: Path | None = None
+    admission: Admission = field(default_factory=Admission)
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     room: Room = field(default_factory=Room)
     shown: CounterValues = field(default_factory=dict)
+
+    def limits_of(self, key: str | None) -> Limits:
+        """The limits of the API key of this name; None: of those who need none."""
+        return self.limits if key is not None or self.keyless_limits is None else self.keyless_limits
 
 
 def _service(request: Request) -> Service:

@@ -1,166 +1,163 @@
-"""A JSON body `{"source", "data": [...], "useResumable", options…}`: what it wishes, and what is wrong with it.
+"""A JSON body: `{"source", "data": [...], "useResumable", options…}`, or the bare array of contacts.
 
-A body that was read whole is judged whole, by the rules and the reader that files go through, before anything of it is
-stored. Of a longer one only the head is looked at: what stands before `data`. Nothing here reads or stores.
+What it says beside its contacts is found while it arrives (`members`). A body that came whole is judged before it is
+stored, by the rules and the reader that files go through, piece by piece. Of a longer one, what it says has to stand
+before `data`: it is stored as it comes, and the worker cpu_slots it.
 """
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
 
-import ijson
 import orjson
 
-from rollcall.errors import InvalidInput, Unreadable
-from rollcall.options import NAMES, Options
-from rollcall.records import Mapping, Plan, inspect, message, parts
+from rollcall.errors import InvalidInput, NoRecords, Unreadable
+from rollcall.options import GIVEN, NAMES, Options
+from rollcall.records import Mapping, Part, Plan, inspect, message, parts
+from rollcall.web.import_request import ISSUES_MAX, ImportRequest, misspelt, parse_request, refused, twice
+from rollcall.web.members import MEMBER_BYTES_MAX, Member, Members
 from rollcall.web.responses import issue
 
-SOURCE_LENGTH_MAX = 100
-ISSUES_MAX = 100
+JUDGED_RECORDS = 2000
+"""Records that are judged without a pause: others have their turn in between."""
+ISSUES_COUNTED = 10_000
+"""With so many contacts that are not valid, nobody needs to know how many more there are."""
+_LATE = "In a JSON body above 16 MiB, source and options stand before data, or in the query."
 
 
-@dataclass(frozen=True)
-class ImportRequest:
-    """What a request asks for besides its bytes."""
+def parse_whole(members: Members, given: dict[str, str], body: BinaryIO) -> ImportRequest:
+    """What a body that came whole asks for; `given` (in query and headers) stands over it. Raises InvalidInput."""
+    if not members.opening:
+        raise InvalidInput("The body is empty. Send an object with source and data, or an array of contacts.")
+    if members.opening == b"{" and not members.complete:
+        raise InvalidInput("The body is not valid JSON: it ends too early.")
+    issues: list[dict[str, Any]] = []
+    if members.opening == b"{":
+        issues = _data_issues([member for member in members.members if member.name == "data"])
+    try:
+        if members.opening not in (b"{", b"["):
+            text = 'The body is an object {"source": …, "data": [contacts]}, or an array of contacts.'
+            raise refused([issue("body", "invalid_type", text)])
+        return _parse(members.members, given, issues)
+    except InvalidInput:
+        _check_syntax(body)  # more of use than what is missing because of it
+        raise
 
-    source: str
-    options: Options
-    resumable: bool
+
+def parse_head(members: Members, given: dict[str, str]) -> ImportRequest:
+    """What a long body asks for, by what stands before `data`. Raises InvalidInput."""
+    if members.opening not in (b"{", b"["):
+        raise InvalidInput('The body is an object with an array named "data", or an array of contacts.')
+    names = [member.name for member in members.members]
+    if "data" not in names and members.opening == b"{":
+        begun = members.begun()
+        if begun is None or begun.name != "data" or not (begun.value or b"").startswith(b"["):
+            raise InvalidInput('The array "data" does not begin within the first 16 MiB of the body.')
+    first = members.members[: len(names) if "data" not in names else names.index("data")]
+    if "source" not in given and not any(member.name == "source" for member in first):
+        raise refused([issue("source", "required", _LATE)])
+    check_tail(members)
+    return _parse(first, given, [])
 
 
-def parse_request(given: dict[str, Any], issues: list[dict[str, Any]] | None = None, **defaults: Any) -> ImportRequest:
-    """From `source`, `useResumable` and options by their public names. `defaults`: of `Options.parse`.
+def check_tail(members: Members) -> None:
+    """Raises InvalidInput when an option stands after `data`, where it comes too late."""
+    names = [member.name for member in members.members]
+    late = names[names.index("data") + 1 :] if "data" in names else []
+    issues = [issue(name, "too_late", f"{name} stands after data. {_LATE}") for name in late if name in GIVEN]
+    if issues := issues + misspelt(late):
+        raise refused(issues)
 
-    Raises InvalidInput with one issue for every value that cannot be used, after those in `issues`.
+
+def judge(body: BinaryIO, options: Options) -> Iterator[None]:
+    """Judge a whole body piece by piece; between two of them others have their turn.
+
+    Raises InvalidInput at the end: for JSON that is broken; under onInvalid=fail for any contact that is not valid.
     """
-    issues = source_issues(given) + (issues or [])
-    resumable = given.get("useResumable", False)
-    if isinstance(resumable, str):
-        resumable = {"true": True, "false": False}.get(resumable.lower(), resumable)
-    if not isinstance(resumable, bool):
-        issues.append(issue("useResumable", "invalid_type", "useResumable is true or false."))
-    texts = {name: _text(given[name]) for name in NAMES if name in given}
-    try:
-        options = Options.parse(texts, **defaults)
-    except InvalidInput as error:
-        raise invalid_input(issues + (error.issues or [])) from None
-    if issues:
-        raise invalid_input(issues)
-    return ImportRequest(given["source"], options, resumable)
-
-
-def invalid_input(issues: list[dict[str, Any]]) -> InvalidInput:
-    """The error that says these issues, and the first of them in its own message."""
-    return InvalidInput(f"The request is not valid: {issues[0]['message']}", issues=issues)
-
-
-def source_issues(given: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is wrong with the source; nothing, as a rule."""
-    source = given.get("source")
-    if source is None:
-        return [issue("source", "required", "source is missing: say where these contacts come from.")]
-    if not isinstance(source, str):
-        return [issue("source", "invalid_type", "source is a text.")]
-    if not source.strip():
-        return [issue("source", "too_small", "source is empty: say where these contacts come from.")]
-    if len(source) > SOURCE_LENGTH_MAX:
-        return [issue("source", "too_big", f"source has at most {SOURCE_LENGTH_MAX} characters.")]
-    if any(character < " " or character == "\x7f" for character in source):
-        return [issue("source", "control_character", "source contains a control character. Remove it.")]
-    return []
-
-
-def read(body: bytes, query: dict[str, str]) -> ImportRequest:
-    """What a whole body wishes. What stands in the query stands over the body.
-
-    Raises InvalidInput: for the shape of the body; under onInvalid=fail, the default, for any contact in it.
-    """
-    try:
-        envelope = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"The body is not valid JSON: {error}") from None
-    if not isinstance(envelope, dict):
-        raise invalid_input(
-            [issue("body", "invalid_type", 'The body is an object: {"source": …, "data": [contacts]}.')]
-        )
-    found = _json(parse_request(envelope | query, _data_issues(envelope), on_invalid="fail"))
-    del envelope  # it may take ten times the room of the body
-    if found.options.on_invalid == "fail":
-        _judge(body, found.options)
-    return found
-
-
-def head(beginning: bytes, query: dict[str, str]) -> ImportRequest:
-    """What a long body wishes, by the keys before `data` and the query. Raises InvalidInput."""
-    builder, depth = ijson.ObjectBuilder(), 0
-    try:
-        for event, value in ijson.basic_parse(io.BytesIO(beginning), use_float=True):
-            if depth == 1 and (event, value) == ("map_key", "data"):
-                break
-            depth += {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}.get(event, 0)
-            builder.event(event, value)
-        else:
-            raise InvalidInput('The body is an object with an array named "data".')
-    except ijson.IncompleteJSONError as error:
-        raise InvalidInput('The array "data" does not begin within the first 16 MiB of the body.') from error
-    except ijson.JSONError as error:
-        raise InvalidInput("The body is not valid JSON.") from error
-    given = builder.value | query
-    if "source" not in given:
-        where = "In a body above 16 MiB, source and options stand before data, or in the query."
-        raise invalid_input([issue("source", "required", where)])
-    return _json(parse_request(given, on_invalid="fail"))
-
-
-def _json(found: ImportRequest) -> ImportRequest:
-    """The worker need not find out that it is JSON."""
-    if found.options.format not in (None, "json"):
-        raise invalid_input([issue("format", "invalid_value", "The format of a JSON body is json.")])
-    return replace(found, options=replace(found.options, format="json"))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
-
-
-def _data_issues(envelope: dict[str, Any]) -> list[dict[str, Any]]:
-    if "data" not in envelope:
-        return [issue("data", "required", "data is missing: an array of contacts.")]
-    if not isinstance(envelope["data"], list):
-        return [issue("data", "invalid_type", "data is an array of contacts.")]
-    if not envelope["data"]:
-        return [issue("data", "too_small", "data is empty: it needs at least one contact.")]
-    return []
-
-
-def _judge(body: bytes, options: Options) -> None:
     issues: list[dict[str, Any]] = []
     total = 0
     try:
-        for part in parts(io.BytesIO(body), _plan(body, options)):
-            for reject in part.rejects.slice(0, ISSUES_MAX - len(issues)).to_pylist():
-                path = ["data", reject["record"] - 1, *([reject["field"]] if reject["field"] else [])]
-                text = message(reject["code"], reject["field"])
-                issues.append({"path": path, "code": reject["code"], "message": text})
-            total += part.rejects.num_rows
+        plan = _plan(body, options)
+        yield
+        body.seek(0)
+        for part in parts(body, plan, part_records=JUDGED_RECORDS):
+            if options.on_invalid == "fail":
+                issues += _issues(part, ISSUES_MAX - len(issues))
+                total += part.rejects.num_rows
+            if total >= ISSUES_COUNTED:
+                break
+            yield
+    except NoRecords as error:
+        raise refused([issue("data", "too_small", "data is empty: it needs at least one contact.")]) from error
     except Unreadable as error:
         raise InvalidInput(str(error), issues=[issue("data", "invalid_value", str(error))]) from error
     if total:
         what = "contact is" if total == 1 else "contacts are"
-        raise InvalidInput(f"{total:,} {what} not valid; nothing was imported.", issues=issues, issuesTotal=total)
+        more = " or more" if total >= ISSUES_COUNTED else ""
+        raise InvalidInput(f"{total:,}{more} {what} not valid; nothing was imported.", issues=issues, issuesTotal=total)
 
 
-def _plan(body: bytes, options: Options) -> Plan:
+def _issues(part: Part, count: int) -> Iterator[dict[str, Any]]:
+    for reject in part.rejects.slice(0, count).to_pylist():
+        path = ["data", reject["record"] - 1, *([reject["field"]] if reject["field"] else [])]
+        yield {"path": path, "code": reject["code"], "message": message(reject["code"], reject["field"])}
+
+
+def _parse(members: list[Member], given: dict[str, str], issues: list[dict[str, Any]]) -> ImportRequest:
+    names = [member.name for member in members]
+    issues = issues + misspelt(names) + [twice(name) for name in GIVEN if names.count(name) > 1]
+    found: dict[str, Any] = {}
+    for member in members:
+        if member.name in GIVEN and member.value is None:
+            issues.append(issue(member.name, "too_big", f"{member.name} is longer than {MEMBER_BYTES_MAX:,} bytes."))
+        elif member.name in GIVEN:
+            value = member.loads()
+            found[member.name] = value if isinstance(value, str) or member.name not in NAMES else _text(member)
+    asked = parse_request(found | given, issues, on_invalid="fail")
+    if asked.options.format not in (None, "json"):
+        raise refused([issue("format", "invalid_value", "The format of a JSON body is json.")])
+    # The worker need not find out that it is JSON.
+    return replace(asked, options=replace(asked.options, format="json"))
+
+
+def _text(member: Member) -> str:
+    return (member.value or b"").decode(errors="replace")
+
+
+def _data_issues(data: list[Member]) -> list[dict[str, Any]]:
+    if not data:
+        return [issue("data", "required", "data is missing: an array of contacts.")]
+    value = data[0].value
+    if value is not None and not value.startswith(b"["):
+        return [issue("data", "invalid_type", "data is an array of contacts.")]
+    if value is not None and not value[1:-1].strip():
+        return [issue("data", "too_small", "data is empty: it needs at least one contact.")]
+    return []
+
+
+def _check_syntax(body: BinaryIO) -> None:
+    body.seek(0)
+    text = body.read(MEMBER_BYTES_MAX + 1)
+    if len(text) <= MEMBER_BYTES_MAX:
+        try:
+            orjson.loads(text.removeprefix(b"\xef\xbb\xbf"))
+        except orjson.JSONDecodeError as error:
+            raise InvalidInput(f"The body is not valid JSON: {error}") from None
+
+
+def _plan(body: BinaryIO, options: Options) -> Plan:
     """As the worker will read it; when no key is an address or a name, by the contract's own keys."""
+    body.seek(0)
     if options.mapping is None:
         try:
-            return inspect(io.BytesIO(body), format="json")
+            return inspect(body, format="json")
+        except NoRecords:
+            raise
         except Unreadable:
             return Plan("json", "none", ("name", "email"), Mapping("email", ("name",)))
     try:
-        return inspect(io.BytesIO(body), format="json", mapping=options.mapping)
+        return inspect(body, format="json", mapping=options.mapping)
     except Unreadable as error:
-        raise invalid_input([issue("mapping", "invalid_value", str(error))]) from error
+        raise refused([issue("mapping", "invalid_value", str(error))]) from error

@@ -1,6 +1,6 @@
 """A multipart form with one file in it, read as it arrives.
 
-    form = Form(boundary, body, names=…)
+    form = Form(boundary, body)
     file = await form.file()          reads the fields before the file
     async for chunk in form.rest(): … the file's bytes; then the fields after it, to the closing boundary
 
@@ -10,19 +10,22 @@ Libraries that do not notice that are the reason for this one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Container
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
 from rollcall.errors import InvalidInput, TooLarge, UploadFailed
+from rollcall.options import GIVEN
+from rollcall.web.import_request import misspelt, refused, shortened, twice
 from rollcall.web.responses import issue
 
 PARTS_MAX = 100
 HEADERS_MAX = 8
 HEADER_BYTES_MAX = 8192
 FIELD_BYTES_MAX = 1 << 20
+OPTION_BYTES_MAX = 128 << 10
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,10 @@ class File:
 
 
 class Form:
-    """One form. `fields` holds those read so far that are among `names`."""
+    """One form. `fields` holds the options read so far; the other fields are the sender's own."""
 
-    def __init__(self, boundary: str, body: AsyncIterator[bytes], *, names: Container[str]) -> None:
+    def __init__(self, boundary: str, body: AsyncIterator[bytes]) -> None:
         self.fields: dict[str, str] = {}
-        self._names = names
         self._events = _events(boundary, body)
 
     async def file(self) -> File:
@@ -69,25 +71,31 @@ class Form:
                 await self._field(event)
 
     async def _field(self, segment: MultipartSegment) -> None:
-        value = bytearray()
+        name = segment.name or ""
+        if issues := misspelt([name]) + ([twice(name)] if name in self.fields else []):
+            raise refused(issues)
+        value, length = bytearray(), 0
         async for event in self._events:
             if not isinstance(event, (bytes, bytearray)):
                 break
-            value += event
-            if len(value) > FIELD_BYTES_MAX:
+            length += len(event)
+            if length > FIELD_BYTES_MAX:
                 raise TooLarge("A field of the form is larger than 1 MiB. The contacts belong in the field `file`.")
-        if segment.filename and value:
+            if name in GIVEN and length <= OPTION_BYTES_MAX:
+                value += event
+        if segment.filename and length:
             message = "The contacts belong in the field `file`."
             raise InvalidInput(
-                "The form holds a file in another field.", issues=[issue(segment.name, "unknown", message)]
+                "The form holds a file in another field.", issues=[issue(shortened(name), "unknown", message)]
             )
-        if segment.name not in self._names:
+        if name not in GIVEN:
             return
+        if length > OPTION_BYTES_MAX:
+            raise refused([issue(name, "too_big", f"{name} is longer than {OPTION_BYTES_MAX:,} bytes.")])
         try:
-            self.fields[segment.name] = value.decode()
+            self.fields[name] = value.decode()
         except UnicodeDecodeError as error:
-            message = f"{segment.name} is not valid UTF-8."
-            raise InvalidInput(message, issues=[issue(segment.name, "invalid_utf8", message)]) from error
+            raise refused([issue(name, "invalid_utf8", f"{name} is not valid UTF-8.")]) from error
 
 
 async def _events(boundary: str, body: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:

@@ -152,7 +152,7 @@ async def retry(service: ServiceDep, caller: CallerDep, job_id: JobId) -> Import
     job = await _find(service, caller, job_id)
     async with service.database.session() as tx:
         queued = await imports.count_queued(tx, job.created_by)
-    if job.state in ("failed", "cancelled") and queued >= service.limits.queued:
+    if job.state in ("failed", "cancelled") and queued >= service.limits_of(job.created_by).queued:
         raise TooManyRequests(
             f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
         )

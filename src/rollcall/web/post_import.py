@@ -2,39 +2,54 @@
 
 What the head of a request shows to be wrong is refused before its body is read, and so is one for which there is no
 room. A body that ends too early, or comes too slowly, leaves nothing behind.
+
+A type decides only between those three: any other one, or none, is a file if a Source is named, as `curl -T` and
+`curl --data-binary` send it. What the file is, its bytes say.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from multipart import parse_options_header
 
-from rollcall.errors import Busy, Forbidden, InvalidInput, UnsupportedMediaType
+from rollcall.errors import InvalidInput, NoSpace, UnsupportedMediaType, UploadFailed
 from rollcall.keys import Caller
-from rollcall.options import CHOICES, NAMES, Options
+from rollcall.options import CHOICES, SOURCE_LENGTH_MAX, Options
 from rollcall.receive import receive
-from rollcall.web import BODIES_MAX, CallerDep, Service, ServiceDep, envelope
+from rollcall.web import CallerDep, Service, ServiceDep, envelope
+from rollcall.web.admission import SPOOL_BYTES, allow
 from rollcall.web.body import content_length, paced_body
-from rollcall.web.envelope import SOURCE_LENGTH_MAX, ImportRequest
 from rollcall.web.form import Form
+from rollcall.web.import_request import (
+    IDEMPOTENCY_KEY_LENGTH_MAX,
+    ImportRequest,
+    headers_of,
+    idempotency_key_of,
+    parse_request,
+    query_of,
+)
+from rollcall.web.members import Members
 from rollcall.web.responses import PROBLEMS, Answer, issue
 
 JSON_BYTES_MAX = 16 << 20
 """A JSON body up to this size is judged before it is stored."""
-PLACE_SECONDS = 5.0
-"""How long a request waits for its turn before it is told to come again."""
-IDEMPOTENCY_KEY_LENGTH = 255
-GIVEN = ("source", "useResumable", *NAMES)
+INLINE_BYTES = 64 << 10
+"""What is looked at in less time than a thread takes to begin."""
+READ_BYTES = 256 << 10
 FILE_TYPES = (
     "application/octet-stream",
     "text/csv",
+    "application/csv",
+    "text/x-csv",
+    "text/comma-separated-values",
     "text/tab-separated-values",
     "text/plain",
     "application/x-ndjson",
@@ -45,6 +60,9 @@ FILE_TYPES = (
     "application/zstd",
     "application/vnd.ms-excel",  # what Windows calls a .csv
 )
+"""Those that are described; others are taken too."""
+NO_FILES = ("multipart/", "message/")
+"""Types of bodies that wrap others: whoever sends one does not mean its bytes."""
 
 _SOURCE = {"type": "string", "minLength": 1, "maxLength": SOURCE_LENGTH_MAX, "examples": ["crm"]}
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -58,18 +76,18 @@ _CONTACT = {
     "properties": {"name": {"type": "string"}, "email": {"type": "string"}},
     "additionalProperties": True,
 }
-_WISH = {"source": _SOURCE, "useResumable": {"type": "boolean", "default": False}, **_OPTIONS}
+_ASKED = {"source": _SOURCE, "useResumable": {"type": "boolean", "default": False}, **_OPTIONS}
 _FILE = {"type": "string", "format": "binary"}
-_ENVELOPE = {**_WISH, "data": {"type": "array", "minItems": 1, "items": _CONTACT}}
+_ENVELOPE = {**_ASKED, "data": {"type": "array", "minItems": 1, "items": _CONTACT}}
 REQUEST = {
     "parameters": [
-        *({"name": name, "in": "query", "schema": schema} for name, schema in _WISH.items()),
+        *({"name": name, "in": "query", "schema": schema} for name, schema in _ASKED.items()),
         {"name": "X-Source", "in": "header", "schema": _SOURCE, "description": "For a file as the body."},
         {"name": "X-Use-Resumable", "in": "header", "schema": {"type": "boolean"}},
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH},
+            "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH_MAX},
             "description": "For 24 hours, the same request under the same key becomes one import.",
         },
     ],
@@ -78,7 +96,7 @@ REQUEST = {
         "content": {
             "application/json": {"schema": {"type": "object", "required": ["source", "data"], "properties": _ENVELOPE}},
             "multipart/form-data": {
-                "schema": {"type": "object", "required": ["source", "file"], "properties": {**_WISH, "file": _FILE}}
+                "schema": {"type": "object", "required": ["source", "file"], "properties": {**_ASKED, "file": _FILE}}
             },
             **{file_type: {"schema": _FILE} for file_type in FILE_TYPES},
         },
@@ -96,11 +114,12 @@ class Accepted(Answer):
 
 @dataclass(frozen=True)
 class PendingImport:
-    """One request, its body not yet read."""
+    """One request, its body not yet read. `given`: what its query and its headers say."""
 
+    request: Request
     service: Service
     caller: Caller
-    query: dict[str, str]
+    given: dict[str, str]
     idempotency_key: str | None
     body: AsyncIterator[bytes]
 
@@ -108,151 +127,147 @@ class PendingImport:
 @router.post("/import", summary="Import contacts", responses=PROBLEMS, openapi_extra=REQUEST)
 async def post(request: Request, response: Response, service: ServiceDep, caller: CallerDep) -> Accepted:
     """A list of contacts, a form with a file, or the file itself. Options may stand in the query in every case."""
-    pending = PendingImport(
-        service, caller, _query(request), _idempotency_key(request), paced_body(request, service.body_bytes_max)
-    )
-    _allow(caller, pending.query)
-    async with _place(service):
-        await service.store.require(content_length(request, service.body_bytes_max))
-        job_id = await _take(request, pending)
+    given = headers_of(request.headers) | query_of(request.scope["query_string"])
+    allow(caller, given)
+    length = content_length(request, service.body_bytes_max)
+    body = paced_body(request, service.body_bytes_max)
+    pending = PendingImport(request, service, caller, given, idempotency_key_of(request.headers), body)
+    await service.store.require(length)
+    job_id = await _take(pending)
     response.headers["Location"] = f"/imports/{job_id}"
     return Accepted(job_id=job_id)
 
 
-@asynccontextmanager
-async def _place(service: Service) -> AsyncGenerator[None, None]:
-    """One of the places for bodies. Raises Busy when none gets free soon."""
-    try:
-        async with asyncio.timeout(PLACE_SECONDS):
-            await service.bodies.acquire()
-    except TimeoutError as error:
-        raise Busy(f"{BODIES_MAX} requests are arriving. Send this one again in a moment.") from error
-    try:
-        yield
-    finally:
-        service.bodies.release()
-
-
-async def _take(request: Request, pending: PendingImport) -> UUID:
-    content_type, parameters = parse_options_header(request.headers.get("content-type", ""))
+async def _take(pending: PendingImport) -> UUID:
+    content_type, parameters = parse_options_header(pending.request.headers.get("content-type", ""))
     if content_type == "application/json":
-        return await _json(pending)
+        with _place(pending):
+            return await _json(pending)
     if content_type == "multipart/form-data":
-        return await _form(pending, parameters.get("boundary", ""))
-    if content_type in FILE_TYPES:
-        wish = envelope.parse_request(given := _headers(request) | pending.query)
-        _allow(pending.caller, given)
-        return await _receive(pending, pending.body, lambda: wish, wish.resumable, content_type=content_type)
-    raise UnsupportedMediaType(
-        "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type: "
-        f"{', '.join(FILE_TYPES[1:])}."
-    )
+        with _place(pending):
+            return await _form(pending, parameters.get("boundary", ""))
+    if content_type.startswith(NO_FILES):
+        raise UnsupportedMediaType(
+            "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type."
+        )
+    asked = parse_request(pending.given)
+    with _place(pending) if pending.idempotency_key else nullcontext():
+        return await _receive(pending, pending.body, lambda: asked, asked.resumable, content_type=content_type or None)
+
+
+def _place(pending: PendingImport) -> AbstractContextManager[None]:
+    """A body has to have it that is read before its Upload exists, or without one: then the database counts it late, or
+    never."""
+    return pending.service.admission.place(pending.caller, pending.service.limits_of(pending.caller.name).arriving)
 
 
 async def _json(pending: PendingImport) -> UUID:
-    beginning: list[bytes] = []
-    length = 0
-    async for chunk in pending.body:
-        beginning.append(chunk)
-        length += len(chunk)
+    members, length = Members(), 0
+    spool_dir = str(pending.service.spool_dir) if pending.service.spool_dir else None
+    # Bodies that wait for their rest, or for a judge, must not fill the memory.
+    with SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=spool_dir) as spool:
+        beginning = cast(BinaryIO, spool)
+        async for chunk in pending.body:
+            await _inline_or_thread(len(chunk), _take_in, beginning, members, chunk)
+            length += len(chunk)
+            if length > JSON_BYTES_MAX:
+                break
         if length > JSON_BYTES_MAX:
-            break
-    read = envelope.head if length > JSON_BYTES_MAX else envelope.read
-    async with pending.service.cpu_slots:
-        wish = await asyncio.to_thread(read, b"".join(beginning), pending.query)
-    _allow(pending.caller, {"source": wish.source})
-    body = _chain(beginning, pending.body)
-    return await _receive(pending, body, lambda: wish, wish.resumable, content_type="application/json")
+            asked = envelope.parse_head(members, pending.given)
+            allow(pending.caller, {"source": asked.source})
+            rest: AsyncIterator[bytes] = _watched(pending.body, members)
+        else:
+            asked = await asyncio.to_thread(envelope.parse_whole, members, pending.given, beginning)
+            allow(pending.caller, {"source": asked.source})
+            await _judge(pending, beginning, asked.options)
+            rest = pending.body
+        body = _chain(beginning, rest)
+        return await _receive(pending, body, lambda: asked, asked.resumable, content_type="application/json")
+
+
+def _take_in(beginning: BinaryIO, members: Members, chunk: bytes) -> None:
+    try:
+        beginning.write(chunk)
+    except OSError as error:
+        raise NoSpace from error
+    members.feed(chunk)
+
+
+async def _judge(pending: PendingImport, body: BinaryIO, options: Options) -> None:
+    """Piece by piece, each in its turn with those of other requests; for nobody, once the client has left."""
+    judging = envelope.judge(body, options)
+    while True:
+        async with pending.service.cpu_slots:
+            if await asyncio.to_thread(next, judging, judging) is judging:
+                return
+        if await pending.request.is_disconnected():
+            raise UploadFailed
 
 
 async def _form(pending: PendingImport, boundary: str) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
-    form = Form(boundary, pending.body, names=GIVEN)
+    form = Form(boundary, pending.body)
 
-    def wish() -> ImportRequest:
-        return envelope.parse_request(form.fields | pending.query)
+    def asked() -> ImportRequest:
+        return parse_request(form.fields | pending.given)
 
     file = await form.file()
-    _allow(pending.caller, form.fields | pending.query)
-    early = envelope.parse_request({"source": "may follow"} | form.fields | pending.query)
-    return await _receive(pending, form.rest(), wish, early.resumable, name=file.name, content_type=file.content_type)
-
-
-def _allow(caller: Caller, given: dict[str, str]) -> None:
-    """Refuse a Source that the key is not bound to, as early as it is named. Raises Forbidden."""
-    if "source" in given and not caller.may_use(given["source"]):
-        text = "This key may not import into this source."
-        raise Forbidden(text, issues=[issue("source", "forbidden", text)])
+    allow(pending.caller, form.fields | pending.given)
+    early = parse_request({"source": "may follow"} | form.fields | pending.given)
+    return await _receive(pending, form.rest(), asked, early.resumable, name=file.name, content_type=file.content_type)
 
 
 async def _receive(
     pending: PendingImport,
     body: AsyncIterator[bytes],
-    wish: Callable[[], ImportRequest],
+    asked: Callable[[], ImportRequest],
     resumable: bool,
     *,
     name: str | None = None,
     content_type: str | None = None,
 ) -> UUID:
-    def asked() -> tuple[str, Options]:
-        found = wish()
-        _allow(pending.caller, {"source": found.source})
-        return found.source, found.options
+    def found() -> tuple[str, Options]:
+        request = asked()
+        allow(pending.caller, {"source": request.source})
+        return request.source, request.options
 
     return await receive(
         body,
         database=pending.service.database,
         store=pending.service.store,
-        wish=asked,
+        wish=found,
         segment_bytes=pending.service.segment_bytes if resumable else None,
         name=name,
         content_type=content_type,
         created_by=pending.caller.name,
         idempotency_key=pending.idempotency_key,
-        limits=pending.service.limits,
+        limits=pending.service.limits_of(pending.caller.name),
     )
 
 
-def _idempotency_key(request: Request) -> str | None:
-    """The Idempotency-Key. Raises InvalidInput."""
-    given = [_utf8(value) for value in request.headers.getlist("idempotency-key")]
-    if given and (len(given) > 1 or not 1 <= len(given[0]) <= IDEMPOTENCY_KEY_LENGTH):
-        text = f"Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_LENGTH} characters."
-        raise envelope.invalid_input([issue("Idempotency-Key", "invalid_value", text)])
-    return given[0] if given else None
+async def _watched(body: AsyncIterator[bytes], members: Members) -> AsyncGenerator[bytes, None]:
+    """The rest of a long JSON body. Raises InvalidInput at its end for an option that stands there."""
+    held = bytearray()
+    async for chunk in body:
+        held += chunk
+        if len(held) >= READ_BYTES:
+            await asyncio.to_thread(members.feed, bytes(held))
+            held.clear()
+        yield chunk
+    await asyncio.to_thread(members.feed, bytes(held))
+    envelope.check_tail(members)
 
 
-def _query(request: Request) -> dict[str, str]:
-    """What the query gives. A name that is not known is refused: `onInvald=fail` must not import what is invalid."""
-    unknown = [
-        issue(name, "unknown", f"{name} is not an option. There are {', '.join(GIVEN)}.")
-        for name in request.query_params
-        if name not in GIVEN
-    ]
-    if unknown:
-        raise envelope.invalid_input(unknown)
-    return dict(request.query_params)
-
-
-def _headers(request: Request) -> dict[str, str]:
-    names = {"source": "x-source", "useResumable": "x-use-resumable"}
-    return {name: _utf8(request.headers[header]) for name, header in names.items() if header in request.headers}
-
-
-def _utf8(header: str) -> str:
-    """Headers are Latin-1 by the book; clients send UTF-8."""
-    try:
-        return header.encode("latin-1").decode()
-    except UnicodeError:
-        return header
-
-
-async def _chain(beginning: list[bytes], rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """What was read, let go piece by piece, and the rest."""
-    beginning.reverse()
-    while beginning:
-        yield beginning.pop()
+async def _chain(beginning: BinaryIO, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """What was spooled, and the rest."""
+    beginning.seek(0)
+    while block := await asyncio.to_thread(beginning.read, READ_BYTES):
+        yield block
     async for chunk in rest:
         yield chunk
+
+
+async def _inline_or_thread(size: int, function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given) if size <= INLINE_BYTES else await asyncio.to_thread(function, *given)
