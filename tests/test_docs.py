@@ -33,7 +33,7 @@ COMMANDS = (
     *("up", "import", "check", "status", "rejects", "keys create", "keys list", "keys revoke"),
     *("api", "worker", "migrate"),
 )
-NEVER_SHOWN = {"REFUSED", "CONFLICT", "STOPPED", "ATTEMPT_LOST", "DRAINING", "FENCED"}
+NEVER_SHOWN = {"REFUSED", "CONFLICT", "STOPPED", "DRAINING", "FENCED"}
 """A family's name, one for later, and signals between the worker's own parts."""
 
 

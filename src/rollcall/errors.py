@@ -312,6 +312,18 @@ class DatabaseFull(Unavailable):
     status = 507
 
 
+class NoProgress(Unavailable):
+    """The import stood still for 15 minutes; it is begun again."""
+
+    code = "NO_PROGRESS"
+
+
+class OutOfMemory(Unavailable):
+    """The worker has not enough memory for this import; it is begun again."""
+
+    code = "OUT_OF_MEMORY"
+
+
 class StoreDown(Unavailable):
     """The store of the uploaded files cannot be reached."""
 
@@ -329,18 +341,6 @@ class Busy(Unavailable):
     """Too much arrives at the same time. Send it again in a moment."""
 
     code = "SERVER_BUSY"
-
-
-class AttemptLost(Unavailable):
-    """The worker could not go on with this file. It is tried again; the fourth time in a row is the last."""
-
-    code = "ATTEMPT_LOST"
-
-
-class OutOfMemory(AttemptLost):
-    """The worker ran out of memory at this file. It is tried again; the fourth time in a row is the last."""
-
-    code = "OUT_OF_MEMORY"
 
 
 class EmbeddedInUse(Unavailable):

@@ -276,7 +276,11 @@ HOLES = (
         "10b",
         "who closes ends what loaders left over",
         "test_loader.py::test_half_open_twin_is_ended[fence]",
-        ("loading/loader.py", "await end_others(connection, job)", "await end_others(connection, job, DESK)"),
+        (
+            "loading/retries.py",
+            "await end_others(connection, job)",
+            "await end_others(connection, job, CONTROL_SESSION)",
+        ),
     ),
     # The ledger has a row already.
     undone(
@@ -338,8 +342,8 @@ HOLES = (
         IN_TRANSACTION,
         (
             "pipeline.py",
-            "imports.release(tx, job, *why, counted=lost)",
-            "in_transaction(tx, imports.release(tx, job, *why, counted=lost))",
+            "imports.release(tx, job, *why, counted=counted)",
+            "in_transaction(tx, imports.release(tx, job, *why, counted=counted))",
         ),
     ),
     undone(

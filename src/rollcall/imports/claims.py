@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from rollcall.database import LOCK_CLASS, Connection
-from rollcall.imports.closing import END, LEDGER, MINE
+from rollcall.imports.closing import END, LEDGER
 from rollcall.imports.table import Import, show
 
 LARGE_BYTES = 8 << 20
@@ -101,7 +101,7 @@ async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_secon
 
 LOST: LiteralString = """
 with z as (
-  select j.attempt + 1 as attempt, case when not %(counted)s or %(once)s and j.worker is null then j.crashes
+  select j.attempt + 1 as attempt, case when not %(counted)s then j.crashes
                     when exists (select from rollcall.import_parts p
                                   where p.import_id = j.id and p.attempt = j.attempt) then 1
                     else j.crashes + 1 end as crashes,
@@ -148,7 +148,6 @@ async def take_over(tx: Connection, worker: int, seen: Stalled, *, counted: bool
                 "seen": seen.attempt,
                 "beat": seen.beat,
                 "counted": counted,
-                "once": False,
                 "limit": CRASHES_MAX,
             },
         )
@@ -176,27 +175,16 @@ async def fence(tx: Connection, job: Import) -> bool:
 
 async def release(
     tx: Connection, job: Import, code: str | None = None, message: str | None = None, *, counted: bool = False
-) -> bool:
+) -> None:
     """Let go without a verdict: still running, nobody's; the next worker goes on at once. `code`: what is in the way;
-    it is shown until an attempt commits something.
-
-    `counted`: the attempt is lost, as if its worker had died, and may be one too many. True: that ended the import.
-    """
-    let_go: LiteralString = (
-        LOST
-        + END
-        + LEDGER
-        + CRASHED
-        + MINE
-        + """
-               returning pg_notify('rollcall', '')),
-             given_back as (
-               update rollcall.imports i set worker = null, error_code = %(code)s, error_message = %(message)s,
-                      crashes = z.crashes from z"""
-        + MINE
-        + """ and z.crashes < %(limit)s returning pg_notify('rollcall', ''))
-             select exists (select from crashed)"""
+    it is shown until an attempt commits something. `counted`: as an attempt that crashed; whoever takes the fourth in a
+    row that committed nothing ends the import."""
+    await tx.execute(
+        """update rollcall.imports i set worker = null, error_code = %s, error_message = %s,
+                  crashes = case when not %s or i.worker is null then crashes
+                                 when exists (select from rollcall.import_parts p
+                                               where p.import_id = i.id and p.attempt = i.attempt) then 1
+                                 else crashes + 1 end
+            where id = %s and attempt = %s and state = 'running' returning pg_notify('rollcall', '')""",
+        (code, message, counted, job.id, job.attempt),
     )
-    named, most = {"id": job.id, "attempt": job.attempt, "code": code, "message": message}, CRASHES_MAX
-    row = await (await tx.execute(let_go, named | {"counted": counted, "once": True, "limit": most})).fetchone()
-    return bool(row and row[0])

@@ -94,7 +94,6 @@ class Import:
     finished_at: datetime | None
     position: int = 0
     ahead: int = 0
-    file_name: str | None = None
     planned: bool = False
 
     @property
