@@ -13,15 +13,13 @@ from faults.harness import Site, part_records, site
 from faults.oracle import File
 from rollcall import control, imports, pipeline
 from rollcall.imports import CRASHES_MAX, Counts, Import
-from rollcall.loading import loader
 
 FILE = File("crm", 0, 400)
 BAD = b"name,email\nAnn,ann@x.org\nBob,nowhere\n"
 
 
 @pytest.fixture
-async def place(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.0)
+async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     with part_records(100):
         async with site(database_url, tmp_path) as here:
             yield here
