@@ -211,3 +211,57 @@ async def test_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
                 await upload(8)  # by then all of them are there
                 crowded.append(await upload(64))
         assert min(crowded) <= 2 * min(alone)
+
+
+@asynccontextmanager
+async def tricklers(port: int, count: int, first: int) -> AsyncGenerator[None, None]:
+    """Connections that send the head of an upload, `first` bytes at once, and then a few now and then."""
+    begun = HEAD.format("false", "Content-Length: 9999999").encode()
+    writers = []
+    for _ in range(count):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun + b"x" * first)
+        writers.append(writer)
+    for writer in writers:
+        await writer.drain()
+
+    async def trickle() -> None:
+        while True:
+            for writer in writers:
+                writer.write(b"x" * 1024)
+                await asyncio.sleep(1 / count)
+
+    trickling = asyncio.create_task(trickle())
+    try:
+        yield
+    finally:
+        trickling.cancel()
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def test_500_uploads_that_trickle_are_no_burden_for_an_honest_one(database_url: str, tmp_path: Path) -> None:
+    arriving = "select count(*) from rollcall.uploads where state = 'arriving'"
+    async with api(database_url, tmp_path) as (process, port):
+
+        async def upload() -> float:
+            async def pieces() -> AsyncIterator[bytes]:
+                for _ in range(64):
+                    yield bytes(MIB)
+
+            began = time.monotonic()
+            async with httpx.AsyncClient(trust_env=False, timeout=300) as client:
+                answer = await client.post(f"http://127.0.0.1:{port}/import", content=pieces(), headers=STREAM)
+            assert answer.status_code == 200, answer.text
+            return time.monotonic() - began
+
+        await upload()
+        idle = reset(process.pid)
+        alone = [await upload() for _ in range(3)]
+        async with tricklers(port, 500, 200_000):
+            await until(lambda: rows(database_url, arriving) == [(500,)])
+            crowded = [await upload() for _ in range(3)]
+            assert rows(database_url, arriving) == [(500,)]
+        assert memory(process.pid, "VmHWM") - idle <= 128
+        assert min(crowded) <= 2 * min(alone)
+        await until(lambda: rows(database_url, arriving) == [(0,)])
