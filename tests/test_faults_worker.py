@@ -28,7 +28,7 @@ HASTE = 1.0 if LONG else 20.0
 SLACK_SECONDS = 0.0 if LONG else 10.0  # a lock is waited for for a second, however much haste there is
 FILE = File("crm", 0, 700)
 PLACES = {
-    "before the fence": b"set local synchronous_commit",
+    "before the fence": b"set_config('synchronous_commit'",
     "in mid-COPY": b"copy public.contacts",
     "between ledger and COMMIT": b"update rollcall.import_parts",
 }

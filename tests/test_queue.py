@@ -27,8 +27,8 @@ def part(first: int, count: int, *, width: int = 0) -> Part:
     )
 
 
-async def dealt(*parts: Part, after: int = 0, begins: tuple[str, ...] = ("",)) -> list[LoaderQueue]:
-    loaders = [LoaderQueue(after=after, loaders=len(begins)) for _ in begins]
+async def dealt(*parts: Part, begins: tuple[str, ...] = ("",)) -> list[LoaderQueue]:
+    loaders = [LoaderQueue(loaders=len(begins)) for _ in begins]
     for each in parts:
         await asyncio.wait_for(distribute(each, begins, loaders), 5)
     for loader in loaders:
@@ -59,10 +59,10 @@ async def test_what_waits_becomes_one_batch() -> None:
     assert await taken(loader) == [([1, 3, 5, 7, 9], [2, 4, 6, 8, 10])]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("ROWS", 5), ("BYTES", 350)])
+@pytest.mark.parametrize(("limit", "value"), [("BATCH_ROWS", 5), ("BATCH_BYTES", 350)])
 async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, limit, value)
-    loader = LoaderQueue(after=0, loaders=1)
+    loader = LoaderQueue(loaders=1)
     await distribute(part(1, 2, width=30), ("",), [loader])
     await distribute(part(5, 2, width=30), ("",), [loader])
     third = asyncio.create_task(distribute(part(9, 2, width=30), ("",), [loader]))
@@ -77,7 +77,7 @@ async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkey
 
 async def test_one_that_is_too_large_is_a_batch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "BATCH_ROWS", 3)
-    [loader] = [LoaderQueue(after=0, loaders=1)]
+    [loader] = [LoaderQueue(loaders=1)]
     await asyncio.wait_for(distribute(part(1, 5), ("",), [loader]), 5)
 
     assert [portion.first for portion in await loader.take()] == [1]
@@ -86,7 +86,7 @@ async def test_one_that_is_too_large_is_a_batch_of_its_own(monkeypatch: pytest.M
 async def test_all_loaders_together_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "BATCH_ROWS", 8)
     for loaders, count in ((1, 4), (2, 2), (4, 1)):
-        loader = LoaderQueue(after=0, loaders=loaders)
+        loader = LoaderQueue(loaders=loaders)
         for first in range(1, 4 * count, 4):
             await asyncio.wait_for(distribute(part(first, 2), ("",), [loader]), 5)
         over = asyncio.create_task(distribute(part(4 * count + 1, 2), ("",), [loader]))
@@ -94,17 +94,6 @@ async def test_all_loaders_together_keep_to_the_limit(monkeypatch: pytest.Monkey
 
         assert len(await loader.take()) == count
         await asyncio.wait_for(over, 5)
-
-
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5, 20])
-async def test_what_is_loaded_is_left_out(after: int) -> None:
-    [loader] = await dealt(part(1, 2), part(5, 2), after=after)
-
-    shares = await taken(loader)
-
-    assert [numbers for share in shares for numbers in share] == (
-        [[n for n in (1, 3, 5, 7) if n > after], [n for n in (2, 4, 6, 8) if n > after]] if after < 8 else []
-    )
 
 
 async def test_a_loader_without_contacts_gets_on() -> None:

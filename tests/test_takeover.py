@@ -29,7 +29,7 @@ from rollcall.imports import Import
 
 FILE = File("crm", 0, 600)
 CLAIM, LOOK, TAKE = b"set state = 'running'", b"from pg_locks", b"crashes = z.crashes"
-BEGIN_SHARE, END_SHARE = b"set local synchronous_commit", b"COMMIT\0"
+BEGIN_SHARE, END_SHARE = b"set_config('synchronous_commit'", b"COMMIT\0"
 CLOSE, RELEASE = b"set state = 'succeeded'", b"set worker = null, error_code"
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any, LiteralString, cast
 
 import httpx
 import psycopg
 import pytest
+from fastapi import FastAPI
 
-from service import rows, served
+from rollcall import app
+from rollcall.settings import Settings
+from rollcall.web import watch
+from service import rows, served, until
 
 KEYS = [
     *("jobId", "source", "state", "format", "counts", "total", "unprocessed", "bytes", "sha256", "sameFileAs"),
@@ -187,13 +193,94 @@ async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> Non
         assert (await client.get("/imports", params=wrong)).json()["code"] == "INVALID_INPUT"
 
 
-async def test_nothing_is_left_of_the_pool_when_many_wait(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_a_thousand_waiting_requests_leave_the_pool_free(database_url: str, tmp_path: Path) -> None:
+    service = app.create(Settings(data_dir=tmp_path), database_url=database_url)
+    async with (
+        service.router.lifespan_context(service),
+        httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://localhost") as client,
+    ):
+        waits, pool = service.state.service.watch._waiting, service.state.service.database._pool
+        locations = [await send(client, f"source {number}") for number in range(20)]
+        waiting: list[asyncio.Task[httpx.Response]] = []
+
+        def all_wait() -> bool:
+            return sum(len(waiters) for waiters in waits.values()) == len(waiting)
+
+        for location in locations:
+            waiting += [asyncio.create_task(client.get(location, params={"wait": 60})) for _ in range(50)]
+            await until(all_wait)
+        began = time.monotonic()
+        for _ in range(5):
+            assert (await client.get("/contacts", params={"limit": 1})).status_code == 200
+            assert pool.get_stats()["pool_available"] >= 1
+        assert time.monotonic() - began < 5
+        execute(database_url, RUN)
+        assert {answer.json()["state"] for answer in await asyncio.gather(*waiting)} == {"running"}
+        assert not waits
+    shown = "select count(*) <= 11 from pg_stat_activity where application_name = 'rollcall:api'"
+    assert rows(database_url, shown)[0][0]
+
+
+async def test_waiting_ends_at_once_when_the_database_notifies(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a listening connection that was lost and dialled again."""
+    monkeypatch.setattr(watch, "POLL_SECONDS", 60.0)
+    monkeypatch.setattr(watch, "REDIAL_SECONDS", 0.05)
+    await until(lambda: listens(client))
+    for lost in (False, True):
+        location = await send(client)
+        waiting = asyncio.create_task(client.get(location, params={"wait": 60}))
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done
+        if lost:
+            await ask(client, "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen%'")
+            await until(lambda: listens(client))
+        await client.post(f"{location}/cancel")
+        assert (await waiting).json()["state"] == "cancelled"
+
+
+async def test_waiting_ends_without_notifications(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler between may swallow them."""
+
+    async def never(_: watch.Watch) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(watch.Watch, "_listen", never)
     location = await send(client)
-    waiting = [asyncio.create_task(client.get(location, params={"wait": 60})) for _ in range(30)]
-    await asyncio.wait(waiting, timeout=0.5)
-    assert (await client.get("/imports")).status_code == 200
-    execute(database_url, RUN)
-    assert {answer.json()["state"] for answer in await asyncio.gather(*waiting)} == {"running"}
-    assert rows(database_url, "select count(*) <= 11 from pg_stat_activity where application_name = 'rollcall:api'")[0][
-        0
-    ]
+    waiting = asyncio.create_task(client.get(location, params={"wait": 60}))
+    await asyncio.wait([waiting], timeout=0.3)
+    await client.post(f"{location}/cancel")
+    assert (await waiting).json()["state"] == "cancelled"
+
+
+async def ask(client: httpx.AsyncClient, statement: LiteralString) -> list[Any]:
+    assert isinstance(client._transport, httpx.ASGITransport)
+    service = cast(FastAPI, client._transport.app).state.service
+    async with service.database.session() as tx:
+        return list(await (await tx.execute(statement)).fetchall())
+
+
+async def listens(client: httpx.AsyncClient) -> bool:
+    found = "select from pg_stat_activity where application_name = 'rollcall:api:listen' and query like 'listen%'"
+    return bool(await ask(client, f"{found} and state = 'idle'"))
+
+
+async def test_lists_of_imports_leave_out_what_is_long(client: httpx.AsyncClient, database_url: str) -> None:
+    for _ in range(20):
+        location = await send(client)
+    execute(
+        database_url,
+        """update rollcall.imports set
+             options = jsonb_build_object('onInvalid', 'fail', 'mapping', repeat('x', 3 << 20)),
+             plan = jsonb_build_object('format', 'csv', 'header', jsonb_build_array(repeat('y', 100000)),
+                                       'mapping', jsonb_build_object('name', repeat('z', 3 << 20)))""",
+    )
+    answer = await client.get("/imports", params={"limit": 100})
+    assert len(answer.content) < 100_000
+    for job in answer.json()["imports"]:
+        assert (job["format"], job["options"]) == ("csv", {"mapping": None, "onInvalid": "fail"})
+        assert job["plan"] == {"format": "csv", "header": None, "mapping": None}
+    job = (await client.get(location)).json()
+    assert job["options"] == {"mapping": None, "onInvalid": "fail"}
+    assert job["plan"] == {"format": "csv", "header": ["y" * 100_000], "mapping": None}

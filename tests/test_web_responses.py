@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import time
 from pathlib import Path
 
 import httpx
@@ -13,7 +16,9 @@ from structlog.testing import capture_logs
 from faults.proxy import proxy
 from rollcall import database, workers
 from rollcall.database import Database
-from service import served
+from rollcall.errors import InvalidInput
+from rollcall.web import checks, responses
+from service import listening, rows, served, until
 
 DEAD = "postgresql://secretuser:secretpassword@127.0.0.1:9/secretdatabase"
 NOBODY = "/imports/00000000-0000-7000-8000-000000000000"
@@ -108,6 +113,83 @@ async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp
             assert await fault() is None
             await tx.execute("alter table public.contacts rename to others")
             assert await fault() == "The contacts cannot be read."
+
+
+async def test_health_answers_when_the_database_does_not(database_url: str, tmp_path: Path) -> None:
+    """And one check at most holds a session meanwhile."""
+    async with proxy(database_url) as before, served(before.url, tmp_path) as client:
+        assert (await client.get("/health")).json()["error"] == "No worker is running."
+        before.judge = lambda link, data: "hang"
+        for _ in range(2):
+            began = time.monotonic()
+            answers = await asyncio.gather(*(client.get("/health") for _ in range(20)))
+            assert time.monotonic() - began < 3
+            assert {answer.status_code for answer in answers} == {503}
+            assert {answer.json()["error"] for answer in answers} == {"The database does not answer."}
+
+
+async def test_health_that_is_asked_very_often_repeats_itself(database_url: str, tmp_path: Path) -> None:
+    async with served(database_url, tmp_path) as client, Database(database_url) as pool, pool.session() as tx:
+        for _ in range(checks.CHECKS_A_SECOND):
+            assert (await client.get("/health")).status_code == 503
+        await workers.register(tx, "w")
+        await until(lambda: healthy(client))
+        assert not list((tmp_path / "store").rglob("*"))
+
+
+async def healthy(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/health")).status_code == 200
+
+
+async def test_a_request_that_a_stopping_server_cancels_is_told_to_come_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    """It sends less than it said, for longer than the server gives it."""
+    head = (
+        b"POST /import?source=crm HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\n"
+    )
+    with capture_logs() as logs:
+        async with listening(database_url, tmp_path) as port:
+            waiting = asyncio.create_task(raw(port, head + b"name,email\n"))
+            await until(lambda: bool(rows(database_url, "select id from rollcall.uploads")))
+        answer = await waiting
+    told, _, body = answer.partition(b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 5" in told.lower()
+    assert b'"code":"UNAVAILABLE"' in body
+    [counted] = [line for line in logs if line["event"] == "request"]
+    assert (counted["route"], counted["status"]) == ("/import", 503)
+
+
+async def raw(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_requests_that_wait_end_when_the_server_stops(database_url: str, tmp_path: Path) -> None:
+    async with listening(database_url, tmp_path) as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            headers = {"Content-Type": "text/csv", "X-Source": "crm"}
+            sent = await client.post("/import", content=b"name,email\n", headers=headers)
+        location = sent.headers["location"].encode()
+        request = b"GET " + location + b"?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        waiting = asyncio.create_task(raw(port, request))
+        await asyncio.wait([waiting], timeout=0.5)
+    assert (await waiting).startswith(b"HTTP/1.1 200")
+
+
+def test_a_problem_is_short_whatever_a_sender_wrote() -> None:
+    issues = [{"path": ["x" * 10_000, 1], "code": "unknown", "message": "é" * 10_000} for _ in range(1000)]
+    answer = responses.problem(InvalidInput("y" * 1_000_000, issues=issues), "id")
+    body = json.loads(bytes(answer.body))
+    assert len(answer.body) < 500_000
+    assert (len(body["issues"]), body["issuesTotal"]) == (100, 1000)
+    assert body["issues"][0]["path"][1] == 1
+    few = json.loads(bytes(responses.problem(InvalidInput("y", issues=issues[:1]), "id").body))
+    assert "issuesTotal" not in few
 
 
 async def test_metrics_have_templates_for_labels(database_url: str, tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ The worker is another process; this one only takes files in and answers question
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import pyarrow as pa
 import uvicorn
@@ -45,8 +48,12 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
                 keyless_limits=_keyless_limits(settings),
                 spool_dir=settings.data_dir,
             )
+            watching = asyncio.create_task(app.state.service.watch.run())
             yield
             await responses.wait_for_requests(app, CLEANUP_SECONDS)
+            app.state.service.checks.stop()
+            watching.cancel()
+            await asyncio.wait([watching], timeout=CLEANUP_SECONDS)
 
     app = FastAPI(
         title="Rollcall",
@@ -62,6 +69,16 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
     for resource in (post_import, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
         app.include_router(resource.router)
     return app
+
+
+class _Server(uvicorn.Server):
+    """Tells the application that it stops, before it waits for the requests under way."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        api = cast(FastAPI, self.config.app)
+        api.state.stopping = True
+        api.state.service.watch.stop()
+        await super().shutdown(sockets)
 
 
 def _keyless_limits(settings: Settings) -> Limits:
@@ -88,7 +105,7 @@ def server(api: FastAPI, *, host: str = "127.0.0.1", port: int, grace_seconds: i
         proxy_headers=False,
         timeout_graceful_shutdown=grace_seconds,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def serve(settings: Settings, database_url: str) -> None:

@@ -61,14 +61,16 @@ def jsonb(column: Column) -> Field:
     return [_lengths(values, more=1), b"\x01", values]
 
 
-async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, encoded: list[Column]) -> None:
-    """Bring rows in by `copy … from stdin (format binary)`, array after array."""
-    async with tx.cursor() as cursor, cursor.copy(statement) as copying:
-        await copying.write(HEAD)
-        for piece in encoded:
-            offsets = np.frombuffer(piece.buffers()[1], np.int32)[piece.offset :][: len(piece) + 1]
-            await copying.write(memoryview(piece.buffers()[2] or b"")[offsets[0] : offsets[-1]])
-        await copying.write(TAIL)
+async def copy(tx: psycopg.AsyncConnection[Any], statement: LiteralString, encoded: list[Column]) -> int:
+    """Send rows by `copy … from stdin (format binary)`, array after array; how many the server says it wrote."""
+    async with tx.cursor() as cursor:
+        async with cursor.copy(statement) as copying:
+            await copying.write(HEAD)
+            for piece in encoded:
+                offsets = np.frombuffer(piece.buffers()[1], np.int32)[piece.offset :][: len(piece) + 1]
+                await copying.write(memoryview(piece.buffers()[2] or b"")[offsets[0] : offsets[-1]])
+            await copying.write(TAIL)
+        return cursor.rowcount
 
 
 def _binary(column: Column) -> Column:

@@ -18,12 +18,14 @@ from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
+import psycopg
 import pyarrow as pa
 from psycopg.rows import class_row
 
 from rollcall import binary_copy
 from rollcall.binary_copy import Column
 from rollcall.database import Connection
+from rollcall.errors import ContactsRefused
 
 COLUMNS: LiteralString = "id, name, email, source, attributes, imported_at, import_id, record"
 TEMPORARY: LiteralString = """
@@ -59,8 +61,41 @@ INSERT_MISSING: LiteralString = f"""
 insert into public.contacts ({COLUMNS}) select {COLUMNS} from incoming order by email
     on conflict (source, email) do nothing returning record
 """
-BY_INDEX: LiteralString = "set local enable_hashjoin = off; set local enable_mergejoin = off"
-"""Planned without these, the statement reads all of `contacts` for every batch, until there are millions of them."""
+BEGIN_BATCH: LiteralString = """
+select set_config('synchronous_commit', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true),
+       exists (select from pg_index i where i.indrelid = t.oid and i.indisunique and i.indimmediate and i.indisvalid
+                  and i.indpred is null and i.indexprs is null and i.indnkeyatts = 2
+                  and array(select a.attname::text from pg_attribute a where a.attrelid = t.oid
+                             and a.attnum = any(i.indkey[0:1]) order by 1) = array['email', 'source']),
+       exists (select from pg_trigger g where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled <> 'D'
+                  and g.tgtype::integer & 1 = 1 and g.tgtype::integer & 20 > 0)
+  from (select 'public.contacts'::regclass as oid) t
+"""
+"""For a batch's transaction alone. `synchronous_commit`: do not wait for the disk at COMMIT; right on one Postgres
+only, where ledger and contacts share one WAL. The joins: planned without these settings, the statement that updates
+reads all of `contacts` for every batch, until there are millions of them. Then whether (source, email) is unique, and
+whether there is a trigger for each row (bit 1 of tgtype) of INSERT or UPDATE (bits 4 and 16).
+"""
+WRITTEN: LiteralString = "select count(*) from incoming i join public.contacts c using (source, email)"
+REFUSALS = {
+    "23": "a constraint that is not Rollcall's",
+    "P0": "a trigger raises an error",
+    "27": "a trigger changes the contacts that are being written",
+    "0A": "it has a rule, or another feature that an import cannot live with",
+    "42501": "this user may not write to it",
+    "42": "it lacks a column or an index, or another type stands in its place",
+    "44": "a view's check option",
+}
+"""By the first characters of the SQLSTATE."""
+NOT_UNIQUE = (
+    "The table contacts has no unique index on (source, email) any more."
+    " Create it: create unique index on public.contacts (source, email)."
+)
+TRIGGERED = (
+    "A trigger of the table contacts leaves out contacts that an import writes, or gives them other addresses."
+    " Nothing of them was kept. Drop or change the trigger, and retry the import."
+)
 ENCODED_ROWS = 8192
 """How many are encoded into one piece of memory: large pieces cost more than many."""
 ROW_BYTES = 512
@@ -69,7 +104,19 @@ POSTGRES_EPOCH = 946_684_800
 
 
 class ConcurrentWrite(Exception):
-    """Somebody else wrote these contacts just now: the batch has to be tried again."""
+    """Somebody else wrote these contacts just now, it seems: the batch has to be tried again."""
+
+
+@dataclass(frozen=True)
+class TableState:
+    """What stands about `contacts` in the catalog when a batch begins.
+
+    `unique`: the index that makes (source, email) unique is there. `triggers`: a trigger of somebody else's sees every
+    row, so it may leave some out, or change them.
+    """
+
+    unique: bool
+    triggers: bool
 
 
 @dataclass(frozen=True)
@@ -171,21 +218,36 @@ async def source_is_empty(tx: Connection, source: str) -> bool:
     return await cursor.fetchone() is None
 
 
+async def begin_batch(tx: Connection) -> TableState:
+    """The settings of a batch, the one place; and what may keep `contacts` from taking it."""
+    row = await (await tx.execute(BEGIN_BATCH)).fetchone()
+    assert row is not None
+    return TableState(*row[3:])
+
+
 async def insert_new(tx: Connection, rows: Rows) -> None:
-    """Bring rows in that are new: two thirds of the work of `merge`. Raises UniqueViolation when one is not."""
-    await _copy(tx, "public.contacts", rows)
+    """Bring rows in that are new: two thirds of the work of `upsert`.
+
+    Raises ConcurrentWrite when one is there already, or when the server wrote fewer than it was sent.
+    """
+    try:
+        written = await _copy(tx, "public.contacts", rows)
+    except psycopg.errors.UniqueViolation as error:
+        raise ConcurrentWrite from error
+    if written != len(rows):
+        raise ConcurrentWrite
 
 
-async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool) -> Outcome:
+async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool, verify: bool = False) -> Outcome:
     """Bring rows in: new values win, blanks never erase, attributes merge; or, without `update`, the contact that is
     there stays. A row that this very import wrote is a duplicate.
 
     `exclusive`: nobody else is thought to write contacts of this Source; that saves a sixth of the work for what is
-    new. Raises Contended, and UniqueViolation when that thought was wrong.
+    new. `verify`: a trigger may do as it likes, so all rows are looked for once more. Raises ConcurrentWrite when that
+    thought was wrong, or when the server has not written what it was given.
     """
     await _copy(tx, "incoming", rows)
     async with tx.cursor() as cursor:
-        await cursor.execute(BY_INDEX)
         await cursor.execute(FOUND + (CHANGE if update else KEEP) + MISSING, (len(rows),))
         row = await cursor.fetchone()
         assert row is not None
@@ -199,7 +261,18 @@ async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool) -
             await cursor.execute(INSERT_MISSING)
             if {record for (record,) in await cursor.fetchall()} != set(missing.tolist()):
                 raise ConcurrentWrite
+        if verify and await (await cursor.execute(WRITTEN)).fetchone() != (len(rows),):
+            raise ConcurrentWrite
     return Outcome(len(missing), updated, unchanged, skipped, own)
+
+
+def refusal(error: psycopg.Error) -> ContactsRefused | None:
+    """Why `contacts` does not take what it was given, if it is the table that refuses. Names no contact."""
+    state = error.sqlstate or ""
+    why = next((why for begin, why in REFUSALS.items() if state.startswith(begin)), None)
+    if why is None:
+        return None
+    return ContactsRefused(f"The table contacts refuses what this import writes: {why} (SQLSTATE {state}).")
 
 
 async def page(
@@ -245,8 +318,8 @@ async def readable(tx: Connection) -> None:
     await tx.execute("select id from public.contacts limit 1")
 
 
-async def _copy(tx: Connection, table: LiteralString, rows: Rows) -> None:
-    await binary_copy.copy(tx, f"copy {table} ({COLUMNS}) from stdin (format binary)", rows.encoded.chunks)
+async def _copy(tx: Connection, table: LiteralString, rows: Rows) -> int:
+    return await binary_copy.copy(tx, f"copy {table} ({COLUMNS}) from stdin (format binary)", rows.encoded.chunks)
 
 
 def _timestamp(moment: datetime) -> bytes:

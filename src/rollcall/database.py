@@ -218,14 +218,6 @@ def to_unavailable(error: Exception) -> DatabaseDown | DatabaseFull:
     return DatabaseFull() if isinstance(error, psycopg.errors.DiskFull) else DatabaseDown()
 
 
-async def asynchronous_commit(tx: Connection) -> None:
-    """The settings of a batch, the one place: do not wait for the disk at COMMIT.
-
-    Right on one Postgres only, where ledger and contacts share one WAL.
-    """
-    await tx.execute("set local synchronous_commit = off")
-
-
 async def connection_limit(connection: Connection) -> int:
     """How many connections this user may have to this database, all of them together."""
     row = await (

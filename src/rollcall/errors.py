@@ -274,6 +274,18 @@ class Crashed(Unreadable):
     code = "CRASHED"
 
 
+class ContactsRefused(RollcallError):
+    """The table contacts does not take what this import writes."""
+
+    code = "CONTACTS_REFUSED"
+
+
+class ContactsContended(RollcallError):
+    """Somebody else keeps writing the contacts that this import writes. Retry it when that is over."""
+
+    code = "CONTACTS_CONTENDED"
+
+
 class ImportFailed(RollcallError):
     """The import failed for a reason that Rollcall did not foresee. Retry it, and report it if it happens again."""
 

@@ -16,21 +16,36 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow.compute as pc
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects, uploads
 from rollcall.database import Connection, Database
-from rollcall.errors import Draining, Fenced, ImportFailed, InvalidRecords, TooManyRejects, Unavailable, Unreadable
+from rollcall.errors import (
+    ContactsContended,
+    ContactsRefused,
+    Draining,
+    Fenced,
+    ImportFailed,
+    InvalidRecords,
+    TooManyRejects,
+    Unavailable,
+    Unreadable,
+)
 from rollcall.imports import Import
 from rollcall.loading.loader import Loader, Rewind, back_off, deciding_error, with_retries
 from rollcall.loading.part_reader import open_parts
 from rollcall.loading.queue import LoaderQueue, distribute
+from rollcall.loading.seen import Met, Seen
 from rollcall.options import Options
 from rollcall.records import Plan, inspect
 from rollcall.storage import Segment, Store, open_segments
 from rollcall.telemetry import RETRIES, start_timings, timings, where
 
 REWINDS_MAX = 20
+VACANT = "source_was_empty"
+"""Stands beside the Plan. An import that is retried has lost it: others may have run meanwhile."""
+
 log = structlog.get_logger()
 
 
@@ -58,12 +73,12 @@ async def run_import(
     try:
         segments = await with_retries(database, job, lambda tx: uploads.segments(tx, job.upload_id))
         attempt = Attempt(job, Options.from_json(job.options), segments, database, store, draining, rejects_max)
-        plan = await plan_of(attempt, loaders)
+        plan, source_is_empty = await plan_of(attempt, loaders)
         for _ in range(REWINDS_MAX):
             try:
                 if not await check(attempt, plan):
                     return log_failure(job, InvalidRecords.code)
-                return await close(attempt, await load(attempt, plan))
+                return await close(attempt, await load(attempt, plan, source_is_empty=source_is_empty))
             except Rewind:
                 RETRIES.labels("rewind").inc()
                 log.info("import.rewind", import_id=str(job.id), attempt=job.attempt)
@@ -77,7 +92,7 @@ async def run_import(
             RETRIES.labels("unavailable").inc()
             await back_off(draining)
         await with_retries(database, job, lambda tx: imports.release(tx, job, *why))
-    except Unreadable as fault:
+    except (Unreadable, ContactsRefused, ContactsContended) as fault:
         await fail(database, job, fault.code, str(fault))
     except Exception as fault:
         log.error("import.fault", import_id=str(job.id), error=type(fault).__name__, where=where(fault))
@@ -86,20 +101,23 @@ async def run_import(
         await database.unname(f"rollcall:{job.id}:{job.attempt}:")
 
 
-async def plan_of(attempt: Attempt, loaders: int) -> Plan:
-    """The Plan that stands on the import, or a new one, written down before anything is loaded by it."""
+async def plan_of(attempt: Attempt, loaders: int) -> tuple[Plan, bool]:
+    """The Plan that stands on the import, or a new one, written down before anything is loaded by it; and whether there
+    was no contact of this Source then."""
     job, options = attempt.job, attempt.options
     if job.plan is not None:
-        return Plan.from_json(job.plan)
+        return Plan.from_json(job.plan), job.plan.get(VACANT, False)
 
     def look() -> Plan:
         with open_segments(attempt.store, attempt.segments, job.bytes_total) as stream:
             return inspect(stream, format=options.format, mapping=options.mapping, loaders=loaders)
 
     plan = await asyncio.to_thread(look)
-    if not await with_retries(attempt.database, job, lambda tx: imports.freeze(tx, job, plan.to_json())):
+    source_is_empty = await with_retries(attempt.database, job, lambda tx: contacts.source_is_empty(tx, job.source))
+    frozen = plan.to_json() | {VACANT: source_is_empty}
+    if not await with_retries(attempt.database, job, lambda tx: imports.freeze(tx, job, frozen)):
         raise Fenced
-    return plan
+    return plan, source_is_empty
 
 
 async def check(attempt: Attempt, plan: Plan) -> bool:
@@ -132,34 +150,29 @@ async def check(attempt: Attempt, plan: Plan) -> bool:
     return await with_retries(attempt.database, job, judge)
 
 
-async def load(attempt: Attempt, plan: Plan) -> int:
+async def load(attempt: Attempt, plan: Plan, *, source_is_empty: bool) -> int:
     """Load what the ledger does not have yet; how many Records the file holds.
+
+    Where there were contacts before, what is loaded already is read once more, so that it is known which keys were met.
 
     Raises Rewind, Draining, Fenced; Unreadable only after everything before the fault is committed.
     """
     job, most, update = attempt.job, attempt.rejects_max, attempt.options.on_duplicate == "update"
     positions = await _positions(attempt, plan)
-    _, rejected = await with_retries(attempt.database, job, lambda tx: ledger.rejects_so_far(tx, job.id))
-    source_is_empty = not any(positions) and await with_retries(
-        attempt.database, job, lambda tx: contacts.source_is_empty(tx, job.source)
-    )
+    judged, rejected = await with_retries(attempt.database, job, lambda tx: ledger.rejects_so_far(tx, job.id))
+    seen = None if source_is_empty and any(positions) else Seen() if source_is_empty else Met()
+    after = min(positions) if source_is_empty else 0
     chosen = partial(
-        Loader,
-        attempt.database,
-        job,
-        update=update,
-        source_is_empty=source_is_empty,
-        rejects_max=most,
-        fold_lock=asyncio.Lock(),
+        Loader, attempt.database, job, update=update, seen=seen, rejects_max=most, fold_lock=asyncio.Lock()
     )
-    waiting = [LoaderQueue(after=at, loaders=len(positions)) for at in positions]
+    waiting = [LoaderQueue(loaders=len(positions)) for _ in positions]
     loaders = [chosen(number, *each) for number, each in enumerate(zip(positions, waiting, strict=True))]
     total, stop = max(positions), None
     try:
         async with (
             asyncio.TaskGroup() as group,
             open_parts(
-                attempt.store, attempt.segments, job.bytes_total, plan, after=min(positions), draining=attempt.draining
+                attempt.store, attempt.segments, job.bytes_total, plan, after=after, draining=attempt.draining
             ) as coming,
         ):
             for loader in loaders:
@@ -168,7 +181,7 @@ async def load(attempt: Attempt, plan: Plan) -> int:
                 async for part in coming:
                     await distribute(part, plan.loaders, waiting)
                     total = part.last
-                    rejected += part.rejects.num_rows if part.last > positions[0] else 0
+                    rejected += len(part.rejects.filter(pc.field("record") > judged))
                     if attempt.options.too_many(rejected, total):
                         raise TooManyRejects(f"{rejected:,} of the first {total:,} records were rejected.")
             except (Unreadable, Draining) as fault:

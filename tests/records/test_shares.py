@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollcall.loading.seen import Met
 from rollcall.records import shares
 
 
@@ -177,3 +178,19 @@ def test_dealt_and_folded_is_what_one_after_the_other_gives(
     assert found == expected
     assert sum(share.num_rows for share, _ in folds) == len(expected)
     assert sum(folded for _, folded in folds) == len(rows) - len(expected)
+
+
+@given(st.lists(ROW, max_size=25), st.integers(1, 25))
+def test_split_finds_the_first_of_each_key_in_the_file(rows: list[tuple[str, str, dict[str, Any]]], size: int) -> None:
+    """However it is cut."""
+    table, met = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows)), Met()
+    firsts, others = list[Any](), list[Any]()
+    for at in range(0, len(rows), size):
+        first, later = shares.split(table.slice(at, size), met.meet)
+        assert first["email"].to_pylist() == sorted(map(str, first["email"].to_pylist()))
+        firsts += first["record"].to_pylist()
+        others += later["record"].to_pylist()
+
+    emails = [row[0] for row in rows]
+    assert sorted(firsts) == [emails.index(email) + 1 for email in dict.fromkeys(emails)]
+    assert sorted(firsts + others) == list(range(1, len(rows) + 1))

@@ -39,6 +39,8 @@ from rollcall.web import imports as import_answers
 from rollcall.web import rejects as reject_answers
 
 PAUSE_SECONDS = 0.25
+LOOK_SECONDS = 0.25
+"""Between two looks at an import that this process runs; its end is noticed at once."""
 PATIENCE_SECONDS = 60.0
 """How long a service or a database may be away while an import is followed."""
 
@@ -70,8 +72,7 @@ class LocalClient:
 
     async def show(self, job_id: str, *, wait: float = 0, since: dict[str, Any] | None = None) -> dict[str, Any]:
         if since is not None:
-            look = import_answers.LOOK_SECONDS[since["bytes"]["total"] > import_answers.SOON_BYTES]
-            await asyncio.wait([self._working], timeout=min(wait, look))
+            await asyncio.wait([self._working], timeout=min(wait, LOOK_SECONDS))
         if self._working.done():
             self._working.result()  # raises what the worker died of
         async with self._service.database.session() as tx:

@@ -85,7 +85,9 @@ async def refuse_public(settings: Settings, url: str) -> None:
 async def refuse_too_many(settings: Settings, url: str) -> None:
     """Raises BadSettings when API and worker may need more connections than the database allows; DatabaseDown."""
     async with Database(url, name="rollcall:up") as database, database.session() as tx:
-        settings.check_connections(await connection_limit(tx), besides=POOL_SIZE + 1)  # the API's, and our own
+        settings.check_connections(
+            await connection_limit(tx), besides=POOL_SIZE + 2
+        )  # the API's pool, the one it listens on, and our own
 
 
 async def keys_made(url: str) -> bool:

@@ -81,8 +81,9 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
 async def retry(tx: Connection, job_id: UUID) -> bool:
     """Queue a failed or cancelled import again; False when it is neither, or its stored file was deleted.
 
-    It goes on after what the ledger has, by the Plan it has. When that is nothing, a new Plan is made, and the Rejects
-    of a check pass go. Locks first, as `cancel` does: a snapshot from before its end would miss the last batches.
+    It goes on after what the ledger has, by the Plan it has; but others may have filled its Source meanwhile. When that
+    is nothing, a new Plan is made, and the Rejects of a check pass go. Locks first, as `cancel` does: a snapshot from
+    before its end would miss the last batches.
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(
@@ -90,7 +91,8 @@ async def retry(tx: Connection, job_id: UUID) -> bool:
                with again as (
                  update rollcall.imports i
                     set state = 'queued', crashes = 0, total = null, error_code = null, error_message = null,
-                        started_at = null, finished_at = null, plan = case when p.begun then i.plan end
+                        started_at = null, finished_at = null,
+                        plan = case when p.begun then i.plan - 'source_was_empty' end
                    from (select exists (select from rollcall.import_parts where import_id = %(id)s) as begun) p
                   where i.id = %(id)s and i.state in ('failed', 'cancelled')
                     and exists (select from rollcall.segments s where s.upload_id = i.upload_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, LiteralString
@@ -29,6 +30,27 @@ class Counts:
     skipped: int = 0
     duplicate: int = 0
     rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What changes while an import runs. `position`: bytes read; `ahead`: imports of its source that come first."""
+
+    id: UUID
+    state: State
+    attempt: int
+    total: int | None
+    planned: bool
+    read: int
+    created: int
+    updated: int
+    unchanged: int
+    skipped: int
+    duplicate: int
+    rejected: int
+    error_code: str | None
+    position: int
+    ahead: int
 
 
 @dataclass(frozen=True)
@@ -69,33 +91,51 @@ class Import:
     finished_at: datetime | None
     position: int = 0
     ahead: int = 0
+    planned: bool = False
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(**{field.name: getattr(self, field.name) for field in fields(Progress)})
 
     @property
     def counts(self) -> Counts:
         return Counts(**{field.name: getattr(self, field.name) for field in fields(Counts)})
 
 
-SHOWN: LiteralString = """
-select i.id, i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.state, i.options, i.plan, i.attempt, i.crashes,
-       i.worker,
+FIGURES: LiteralString = """
+       i.id, i.state, i.attempt, i.total, i.plan is not null as planned,
        coalesce(p.read, i.read)::bigint as read, coalesce(p.created, i.created)::bigint as created,
        coalesce(p.updated, i.updated)::bigint as updated, coalesce(p.unchanged, i.unchanged)::bigint as unchanged,
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
        coalesce(p.rejected, i.rejected)::bigint as rejected,
-       coalesce(p.by_code, i.by_code) as by_code,
-       i.total, case when w.waits then i.error_code end as error_code,
-       case when w.waits then i.error_message end as error_message,
-       i.created_by, i.created_at, i.started_at, i.finished_at,
+       case when w.waits then i.error_code end as error_code,
        coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
-             and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead,
+             and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead
+"""
+"""What changes while an import runs: the members of Progress."""
+REST: LiteralString = """
+       i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.crashes, i.worker,
+       coalesce(p.by_code, i.by_code) as by_code, i.created_by, i.created_at, i.started_at, i.finished_at,
        (select e.id from rollcall.imports e where e.source = i.source and e.sha256 = i.sha256 and e.seq < i.seq
          order by e.seq desc limit 1) as same_file_as
+"""
+FROM: LiteralString = """
   from rollcall.imports i
   left join lateral rollcall.account(i.id) p on i.state in ('queued', 'running')
   cross join lateral (select i.state <> 'running' or not exists (select from rollcall.import_parts d
                          where d.import_id = i.id and d.attempt = i.attempt) as waits) w
 """
+SHOWN: LiteralString = f"""
+select {FIGURES}, {REST}, i.options, i.plan, case when w.waits then i.error_message end as error_message {FROM}"""
+OUTLINE: LiteralString = f"""
+select {FIGURES}, {REST},
+       (select coalesce(jsonb_object_agg(m.key, case when octet_length(m.value::text) <= %(bytes)s then m.value end),
+                        '{{}}') from jsonb_each(i.options) m) as options,
+       (select jsonb_object_agg(m.key, case when octet_length(m.value::text) <= %(bytes)s then m.value end)
+          from jsonb_each(i.plan) m) as plan,
+       case when w.waits then left(i.error_message, 2000) end as error_message {FROM}"""
+"""As SHOWN, but bounded: a member of `options` or `plan` that is longer than `bytes` is null."""
 
 
 def new_id() -> UUID:
@@ -135,6 +175,20 @@ async def show(tx: Connection, job_id: UUID, sources: list[str] | None = None) -
         return await cursor.fetchone()
 
 
+async def outline(tx: Connection, job_ids: Collection[UUID], *, member_bytes: int) -> list[Import]:
+    """Some imports as they stand now, for people. Members of `options` and `plan` above `member_bytes` are None."""
+    async with tx.cursor(row_factory=class_row(Import)) as cursor:
+        await cursor.execute(OUTLINE + " where i.id = any(%(ids)s)", {"ids": list(job_ids), "bytes": member_bytes})
+        return await cursor.fetchall()
+
+
+async def progress(tx: Connection, job_ids: Collection[UUID]) -> list[Progress]:
+    """How far these imports are; those that are gone are left out."""
+    async with tx.cursor(row_factory=class_row(Progress)) as cursor:
+        await cursor.execute("select " + FIGURES + FROM + " where i.id = any(%s)", (list(job_ids),))
+        return await cursor.fetchall()
+
+
 async def of_upload(tx: Connection, upload_id: UUID) -> Import | None:
     """The one that was made of this Upload, as it stands now."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
@@ -149,18 +203,29 @@ async def page(
     state: str | None,
     before: int | None,
     limit: int,
+    member_bytes: int,
     sources: list[str] | None = None,
 ) -> list[Import]:
-    """Newest first; `before` is the `seq` of the last one seen. `sources`: of these only; None: of all."""
+    """Newest first; `before` is the `seq` of the last one seen. `sources`: of these only; None: of all.
+
+    Members of `options` and `plan` above `member_bytes` are None.
+    """
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
         await cursor.execute(
-            SHOWN
+            OUTLINE
             + """ where (%(source)s::text is null or i.source = %(source)s)
                     and (%(sources)s::text[] is null or i.source = any(%(sources)s))
                     and (%(state)s::text is null or i.state = %(state)s)
                     and (%(before)s::bigint is null or i.seq < %(before)s)
                   order by i.seq desc limit %(limit)s""",
-            {"source": source, "sources": sources, "state": state, "before": before, "limit": limit},
+            {
+                "source": source,
+                "sources": sources,
+                "state": state,
+                "before": before,
+                "limit": limit,
+                "bytes": member_bytes,
+            },
         )
         return await cursor.fetchall()
 

@@ -15,21 +15,23 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from rollcall import contacts, imports, ledger, rejects
 from rollcall.contacts import Rows
-from rollcall.database import Connection, Database, asynchronous_commit, classify, end_sessions, to_unavailable
-from rollcall.errors import Fenced
+from rollcall.database import Connection, Database, classify, end_sessions, to_unavailable
+from rollcall.errors import ContactsContended, ContactsRefused, Fenced
 from rollcall.imports import Import
 from rollcall.loading.queue import LoaderQueue, QueuedRows
-from rollcall.loading.seen import Seen
-from rollcall.records import fold
+from rollcall.loading.seen import Met, Seen
+from rollcall.records import fold, split
 from rollcall.telemetry import RETRIES, add_seconds, timed
 
 PATIENCE_SECONDS = 300.0
@@ -38,6 +40,8 @@ FULL_PATIENCE_SECONDS = 10.0
 """The same for one that is there but has no room: people are to hear of it soon."""
 PAUSE_SECONDS = (0.05, 0.3)
 BACK_OFF_SECONDS = 5.0
+CONFLICTS_MAX = 20
+"""How often a batch may meet what somebody else has just written. Then it is no coincidence."""
 CONTROL_SESSION = 99
 """The loader number under which an import's single statements run; no loader has it."""
 
@@ -69,13 +73,17 @@ class Patience:
 
 @dataclass(frozen=True)
 class LoadBatch:
-    """queued rows, one after the other, made ready; one row a key. `new` cannot be among the contacts, `others` may
-    be."""
+    """queued rows, one after the other, made ready; one row a key each.
+
+    `new` cannot be among the contacts, `others` may be. `later` comes after these: it changes what they brought, and
+    counts for nothing, because its Records are among the `repeats`.
+    """
 
     last: int
     position: int
     new: Rows
     others: Rows
+    later: Rows
     repeats: int
     rejects: pa.Table
 
@@ -86,9 +94,11 @@ class Loader:
     What waits becomes one batch when the one before it is sent. The loaders of an import take turns in making theirs
     ready: that is when most memory is needed.
 
-    `source_is_empty`: there was no contact of this Source when the load began. Then a key that this loader has not met
-    yet is new, and goes straight into the table. Should somebody else write contacts of this Source meanwhile, it finds
-    out, and from there on it merges as one who is not exclusive.
+    The file and the contacts that were there before decide what the account says of a Record. So a loader has to know
+    which keys the import has met. If there was no contact of this Source, whatever is there now is the import's: `seen`
+    only tells what is new for sure, and goes straight into the table. Should somebody else write contacts of this
+    Source meanwhile, the loader finds out, and from there on it merges as one who is not exclusive. Otherwise `seen`
+    gives the exact answer, also for the Records that were loaded before, which it is shown again.
     """
 
     def __init__(
@@ -100,12 +110,12 @@ class Loader:
         portions: LoaderQueue,
         *,
         update: bool,
-        source_is_empty: bool,
+        seen: Seen | Met | None,
         rejects_max: int,
         fold_lock: asyncio.Lock,
     ) -> None:
-        self.position, self._queue = position, portions
-        self._exclusive, self._seen = True, Seen() if source_is_empty else None
+        self.position, self._loaded, self._queue = position, position, portions
+        self._exclusive, self._triggers, self._seen = True, False, seen
         self._database, self._job, self._number, self._update = database, job, number, update
         self._rejects_max, self._fold_lock = rejects_max, fold_lock
         self._ids = contacts.Ids(number)
@@ -136,24 +146,39 @@ class Loader:
             with timed("fold"):
                 return await asyncio.to_thread(self._prepare, portions, self._seen)
 
-    def _prepare(self, portions: list[QueuedRows], seen: Seen | None) -> LoadBatch:
+    def _prepare(self, portions: list[QueuedRows], seen: Seen | Met | None) -> LoadBatch:
         """Nothing is held longer than it is needed: a batch is in memory once as it came, and once as it goes."""
-        last, position = portions[-1].last, portions[-1].position
+        begin, last, position = portions[0].first, portions[-1].last, portions[-1].position
         rejected = pa.concat_tables([portion.rejects for portion in portions])
         together = pa.concat_tables([portion.contacts for portion in portions])
         portions.clear()
-        folded, repeats = fold(together, "last" if self._update else "first")
+        if begin <= self._loaded:
+            together, rejected = self._behind(together, seen), rejected.filter(pc.field("record") > self._loaded)
+        if isinstance(seen, Met):
+            others, repeated = split(together, seen.meet)
+            new, repeats = others.slice(0, 0), len(repeated)
+            later, _ = fold(repeated) if self._update else (repeated.slice(0, 0), 0)
+        else:
+            folded, repeats = fold(together, "last" if self._update else "first")
+            met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
+            new, others, later = folded.filter(pa.array(~met)), folded.filter(pa.array(met)), folded.slice(0, 0)
+            del folded
         del together
-        met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
-        new, others = folded.filter(pa.array(~met)), folded.filter(pa.array(met))
-        del folded
-        return LoadBatch(last, position, self._encode(new), self._encode(others), repeats, rejected)
+        return LoadBatch(
+            last, position, self._encode(new), self._encode(others), self._encode(later), repeats, rejected
+        )
+
+    def _behind(self, together: pa.Table, seen: Seen | Met | None) -> pa.Table:
+        """Without what was loaded before this attempt; its keys are met once more."""
+        if isinstance(seen, Met):
+            seen.meet(together.filter(pc.field("record") <= self._loaded)["email"].combine_chunks())
+        return together.filter(pc.field("record") > self._loaded)
 
     def _encode(self, rows: pa.Table) -> Rows:
         return contacts.encode(rows, self._ids, source=self._job.source, import_id=self._job.id)
 
     async def _load(self, batch: LoadBatch) -> None:
-        patience = Patience()
+        patience, conflicts = Patience(), 0
         while self.position < batch.last:
             try:
                 if self._connection is None:
@@ -162,14 +187,18 @@ class Loader:
                     await self._commit(self._connection, batch)
                     self.position = batch.last
             except contacts.ConcurrentWrite as error:
+                conflicts += not self._exclusive
+                self._exclusive, self._seen = False, self._seen if isinstance(self._seen, Met) else None
+                if conflicts > CONFLICTS_MAX:
+                    raise self._conflict() from error
                 await patience.pause(error)
-            except psycopg.errors.UniqueViolation:
-                if not self._exclusive:
-                    raise
-                self._exclusive, self._seen = False, None
             except psycopg.Error as error:
                 await self._recover(error)
                 await patience.pause(error)
+
+    def _conflict(self) -> ContactsRefused | ContactsContended:
+        """Why the same batch meets somebody else's write every time."""
+        return ContactsRefused(contacts.TRIGGERED) if self._triggers else ContactsContended()
 
     async def _commit(self, tx: Connection, batch: LoadBatch) -> None:
         async with tx.transaction():
@@ -186,29 +215,43 @@ class Loader:
         job, first = self._job, self.position + 1
         by_code = rejects.by_code(batch.rejects)
         rejected = sum(by_code.values())
-        await asynchronous_commit(tx)
+        table = await contacts.begin_batch(tx)
         if not await imports.fence(tx, job):
             raise Fenced
         if not await ledger.enter(
             tx, job.id, self._number, first=first, last=batch.last, attempt=job.attempt, position=batch.position
         ):
             return False
-        done = await self._write_contacts(tx, batch)
+        try:
+            done = await self._write_contacts(tx, batch, table)
+        except psycopg.Error as error:
+            raise contacts.refusal(error) or error from error
         if batch.rejects:
             await self._store(tx, batch.rejects)
         read = len(batch.new) + len(batch.others) + batch.repeats + rejected
-        outcome = (done.created, done.updated, done.unchanged, done.skipped, batch.repeats + done.duplicate, rejected)
+        outcome = (done.created, done.updated, done.unchanged, done.skipped, done.duplicate, rejected)
         await ledger.fill(tx, job.id, self._number, first, (read, *outcome), by_code)
         return True
 
-    async def _write_contacts(self, tx: Connection, batch: LoadBatch) -> contacts.Outcome:
+    async def _write_contacts(self, tx: Connection, batch: LoadBatch, table: contacts.TableState) -> contacts.Outcome:
+        """Where there are triggers, rows are written so that it can be seen what became of them."""
+        if not table.unique:
+            raise ContactsRefused(contacts.NOT_UNIQUE)
+        self._triggers = table.triggers
+        exclusive = self._exclusive and not table.triggers
+        upsert = partial(contacts.upsert, tx, exclusive=exclusive, verify=table.triggers)
         new, others = batch.new, batch.others
-        if not self._exclusive:
+        if not exclusive:
             new, others = new.only(np.zeros(len(new), bool)), new + others
         if new:
             await contacts.insert_new(tx, new)
-        done = await contacts.upsert(tx, others, update=self._update, exclusive=self._exclusive) if others else NOTHING
-        return replace(done, created=len(new) + done.created)
+        done = again = NOTHING
+        if others:
+            done = await upsert(others, update=self._update)
+        if batch.later:
+            again = await upsert(batch.later, update=True)
+        created = len(new) + done.created + again.created  # again: what somebody deleted after it was brought
+        return replace(done, created=created, duplicate=done.duplicate + batch.repeats - again.created)
 
     async def _store(self, tx: Connection, found: pa.Table) -> None:
         """Of an import's Rejects the first are stored: only what the ledger has before this batch decides, so that

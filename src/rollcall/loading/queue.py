@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rollcall.records import Part, deal
 
@@ -32,28 +31,20 @@ class QueuedRows:
     contacts: pa.Table
     rejects: pa.Table
 
-    def after(self, record: int) -> QueuedRows:
-        """Its Records behind this one."""
-        behind = pc.field("record") > record
-        return replace(self, contacts=self.contacts.filter(behind), rejects=self.rejects.filter(behind))
-
 
 class LoaderQueue:
-    """Those of one of so many `loaders`, in file order. Records up to number `after` are loaded already."""
+    """Those of one of so many `loaders`, in file order."""
 
-    def __init__(self, *, after: int, loaders: int) -> None:
-        self._after, self._loaders = after, loaders
+    def __init__(self, *, loaders: int) -> None:
+        self._loaders = loaders
         self._waiting, self._ended = list[QueuedRows](), False
         self._changed = asyncio.Condition()
 
     async def put(self, portion: QueuedRows) -> None:
         """Let it wait."""
-        if portion.first <= self._after:
-            portion = portion.after(self._after)
-        if portion.last > self._after:
-            async with self._changed:
-                self._waiting.append(portion)
-                self._changed.notify_all()
+        async with self._changed:
+            self._waiting.append(portion)
+            self._changed.notify_all()
 
     async def end(self) -> None:
         """There are no more."""

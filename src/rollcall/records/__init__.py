@@ -23,9 +23,9 @@ from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, Mapping, Plan
 from rollcall.records.rules import message
-from rollcall.records.shares import deal, divide, fold
+from rollcall.records.shares import deal, divide, fold, split
 
-__all__ = ["Mapping", "Part", "Plan", "cells", "deal", "fold", "inspect", "message", "parts"]
+__all__ = ["Mapping", "Part", "Plan", "cells", "deal", "fold", "inspect", "message", "parts", "split"]
 
 
 SAMPLE_RECORDS, SAMPLE_PIECE = 5_000, 250

@@ -5,7 +5,7 @@ Assumes nothing about where the file lies. Holds no rule and no parser.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 FormatName = Literal["csv", "json", "ndjson"]
@@ -63,9 +63,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        mapping = stored["mapping"]
+        """Tolerates members of other versions, and what is stored beside the Plan."""
+        mapping, known = stored["mapping"], {field.name for field in fields(cls)}
         return cls(
-            **stored
+            **{name: value for name, value in stored.items() if name in known}
             | {
                 "header": tuple(stored["header"]),
                 "loaders": tuple(stored["loaders"]),

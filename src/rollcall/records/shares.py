@@ -6,7 +6,7 @@ loader is there. Where loaders begin is in the Plan, so that a resumed import de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
 Rows = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 LETTERS_MAX = 16
 NEAR = 50
 """A loader may get a fiftieth more or less than it should, if it then begins with a shorter text."""
@@ -59,11 +60,7 @@ def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[p
     `last` folds as the merge into `contacts` would, Record after Record: the last name wins, attributes are merged by
     their top-level keys, the last Record number stays. `first` keeps the first Record as it is (onDuplicate=skip).
     """
-    found = contacts.take(pc.array_sort_indices(_column(contacts, "email")))  # stable: in file order by key
-    email = _column(found, "email")
-    starts = np.ones(len(email), bool)
-    if len(email) > 1:
-        starts[1:] = np.asarray(pc.not_equal(email[1:], email[:-1]))
+    found, email, starts = _sorted(contacts)
     firsts = np.flatnonzero(starts)
     if len(firsts) == len(email):
         return found, 0
@@ -73,6 +70,25 @@ def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[p
         attributes = _merged(_column(found, "attributes"), lasts - firsts + 1, lasts)
         folded = folded.set_column(folded.schema.get_field_index("attributes"), "attributes", attributes)
     return folded, len(email) - len(firsts)
+
+
+def split(contacts: pa.Table, meet: Callable[[Column], Flags]) -> tuple[pa.Table, pa.Table]:
+    """The first Record of each key that was not met before, and all others, which repeat one; both sorted by email, the
+    second in file order by key. `meet` says which of some different emails were met, and remembers them."""
+    found, email, starts = _sorted(contacts)
+    first = starts.copy()
+    first[starts] = ~meet(email.filter(pa.array(starts)))
+    return found.filter(pa.array(first)), found.filter(pa.array(~first))
+
+
+def _sorted(contacts: pa.Table) -> tuple[pa.Table, Column, Flags]:
+    """By email, in file order by key; with the emails, and where each key begins."""
+    found = contacts.take(pc.array_sort_indices(_column(contacts, "email")))  # stable
+    email = _column(found, "email")
+    starts = np.ones(len(email), bool)
+    if len(email) > 1:
+        starts[1:] = np.asarray(pc.not_equal(email[1:], email[:-1]))
+    return found, email, starts
 
 
 def _merged(attributes: Column, counts: Rows, lasts: Rows) -> Column:

@@ -70,5 +70,5 @@ class Store(Protocol):
         ...
 
     async def check(self) -> None:
-        """Write and remove something small, for `/health`. Raises NoSpace."""
+        """Whether objects can be stored now, for `/health`: cheap, it is asked often. Raises NoSpace."""
         ...

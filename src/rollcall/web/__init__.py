@@ -7,7 +7,8 @@ A request to import goes through `admission` (may it begin?), `body` (does it co
 `envelope` with `members`; what it says besides its bytes is read by `import_request`.
 
 `responses` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the
-memory that answers take until they are read. `auth` stands before them all and says who asks; `http_protocol` stands
+memory that answers take until they are read; `watch` and `checks` ask the database once for all requests that wait for
+an import, or ask for health. `auth` stands before them all and says who asks; `http_protocol` stands
 before that and refuses what is no honest HTTP.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,9 @@ from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
 from rollcall.web.admission import Admission
+from rollcall.web.checks import Checks
 from rollcall.web.outgoing import Room
+from rollcall.web.watch import Watch
 
 JUDGES = 2
 """JSON bodies judged, and Parts of stored files read again, at the same time; each may take some hundred MiB."""
@@ -50,6 +54,16 @@ class Service:
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     room: Room = field(default_factory=Room)
     shown: CounterValues = field(default_factory=dict)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Its `run` is a task of the service."""
+        return Watch(self.database)
+
+    @cached_property
+    def checks(self) -> Checks:
+        """What `/health` asks."""
+        return Checks(self.database, self.store)
 
     def limits_of(self, key: str | None) -> Limits:
         """The limits of the API key of this name; None: of those who need none."""

@@ -7,8 +7,7 @@ when it differs from the one the client knows.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -20,12 +19,12 @@ from rollcall.errors import NotFound, TooManyRequests
 from rollcall.imports import FINAL, Import
 from rollcall.keys import Caller
 from rollcall.web import CallerDep, Service, ServiceDep
+from rollcall.web.outgoing import AnswerRoom, reply
 from rollcall.web.responses import PROBLEMS, Answer, Text
+from rollcall.web.watch import MEMBER_BYTES, is_known, tag
 
-LOOK_SECONDS = (0.02, 0.25)
-"""Between two looks of a request that waits: at first, and at last; from the first for what has more than SOON_BYTES.
-Small imports are over soon. Whoever waits for a large one is told of its progress, and that should not slow it down."""
-SOON_BYTES = 4 << 20
+LISTED_MEMBER_BYTES = 2 << 10
+"""What one member of `options` or `plan` may have in a list; a longer one is null there."""
 
 router = APIRouter(tags=["imports"])
 JobId = Annotated[UUID, Path(alias="jobId")]
@@ -91,19 +90,29 @@ class ImportsShown(Answer):
     next: int | None
 
 
-@router.get("/imports", summary="List imports", responses=PROBLEMS)
+@router.get("/imports", summary="List imports", response_model=ImportsShown, responses=PROBLEMS)
 async def list_imports(
     service: ServiceDep,
     caller: CallerDep,
+    room: AnswerRoom,
     source: Text = None,
     state: State | None = None,
     after: Annotated[int | None, Query(ge=0, lt=1 << 63, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> ImportsShown:
-    """Newest first."""
+) -> Response:
+    """Newest first. Members of `options` and `plan` above 2 KiB are null here; the import's own resource has them."""
     async with service.database.session() as tx:
-        jobs = await imports.page(tx, source=source, state=state, before=after, limit=limit, sources=caller.sources)
-    return ImportsShown(imports=[describe(job) for job in jobs], next=jobs[-1].seq if len(jobs) == limit else None)
+        jobs = await imports.page(
+            tx,
+            source=source,
+            state=state,
+            before=after,
+            limit=limit,
+            member_bytes=LISTED_MEMBER_BYTES,
+            sources=caller.sources,
+        )
+    last = jobs[-1].seq if len(jobs) == limit else None
+    return await reply(ImportsShown(imports=[describe(job) for job in jobs], next=last), room)
 
 
 @router.get(
@@ -114,40 +123,50 @@ async def list_imports(
 )
 async def show(
     request: Request,
-    response: Response,
     service: ServiceDep,
     caller: CallerDep,
+    room: AnswerRoom,
     job_id: JobId,
-    wait: Annotated[float, Query(ge=0, le=60, description="Answer when it changes, or after so many seconds.")] = 0,
+    wait: Annotated[float, Query(ge=0, le=60, description="Answer when it changes, or after that many seconds.")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
-) -> ImportShown | Response:
+) -> Response:
     """With `wait`: when it differs from `If-None-Match`, or else from what it was; at once when it is final."""
     job = await _find(service, caller, job_id)
-    known = _tags(if_none_match) or {_tag(job)}
-    end, pause = time.monotonic() + wait, LOOK_SECONDS[job.bytes_total > SOON_BYTES]
-    while _same(job, known) and job.state not in FINAL and (left := end - time.monotonic()) > 0:
-        await asyncio.sleep(min(pause, left))
-        pause = min(1.5 * pause, LOOK_SECONDS[1])
-        if await request.is_disconnected():
-            break
-        job = await _find(service, caller, job_id)
-    etag = f'W/"{_tag(job)}"'
-    if if_none_match and _same(job, known):
-        return Response(status_code=304, headers={"ETag": etag})
-    response.headers["ETag"] = etag
-    return describe(job)
+    known = _tags(if_none_match) or {tag(job.progress)}
+    if wait and job.state not in FINAL and is_known(job.progress, known):
+        job = await _change(request, service.watch.wait(job_id, known, wait)) or job
+    headers = {"ETag": f'W/"{tag(job.progress)}"'}
+    if if_none_match and is_known(job.progress, known):
+        return Response(status_code=304, headers=headers)
+    return await reply(describe(job), room, headers)
 
 
-@router.post("/imports/{jobId}/cancel", summary="Cancel an import", responses=PROBLEMS)
-async def cancel(service: ServiceDep, caller: CallerDep, job_id: JobId) -> ImportShown:
+async def _change(request: Request, waiting: Coroutine[Any, Any, Import | None]) -> Import | None:
+    """What is waited for; None when the client has gone."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    change, leaving = asyncio.create_task(waiting), asyncio.create_task(gone())
+    try:
+        await asyncio.wait([change, leaving], return_when=asyncio.FIRST_COMPLETED)
+        return change.result() if change.done() else None
+    finally:
+        change.cancel()
+        leaving.cancel()
+
+
+@router.post("/imports/{jobId}/cancel", summary="Cancel an import", response_model=ImportShown, responses=PROBLEMS)
+async def cancel(service: ServiceDep, caller: CallerDep, room: AnswerRoom, job_id: JobId) -> Response:
     """Nothing is committed after the answer; what is committed stays and is counted. A final import stays as it is."""
     if (await _find(service, caller, job_id)).state not in FINAL:
         await control.cancel(service.database, job_id)
-    return describe(await _find(service, caller, job_id))
+    return await reply(describe(await _find(service, caller, job_id)), room)
 
 
-@router.post("/imports/{jobId}/retry", summary="Retry an import", responses=PROBLEMS)
-async def retry(service: ServiceDep, caller: CallerDep, job_id: JobId) -> ImportShown:
+@router.post("/imports/{jobId}/retry", summary="Retry an import", response_model=ImportShown, responses=PROBLEMS)
+async def retry(service: ServiceDep, caller: CallerDep, room: AnswerRoom, job_id: JobId) -> Response:
     """A failed or cancelled import is queued again and goes on after what is committed; any other stays as it is."""
     job = await _find(service, caller, job_id)
     async with service.database.session() as tx:
@@ -157,15 +176,15 @@ async def retry(service: ServiceDep, caller: CallerDep, job_id: JobId) -> Import
             f"{queued} imports are queued already (MAX_QUEUED_IMPORTS). Retry this one when one of them runs."
         )
     await control.retry(service.database, job_id)
-    return describe(await _find(service, caller, job_id))
+    return await reply(describe(await _find(service, caller, job_id)), room)
 
 
 async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
     async with service.database.session() as tx:
-        job = await imports.show(tx, job_id, caller.sources)
-    if job is None:
+        found = await imports.outline(tx, [job_id], member_bytes=MEMBER_BYTES)
+    if not found or not caller.may_use(found[0].source):
         raise NotFound("There is no import with this jobId.")
-    return job
+    return found[0]
 
 
 def describe(job: Import) -> ImportShown:
@@ -175,7 +194,7 @@ def describe(job: Import) -> ImportShown:
         job_id=job.id,
         source=job.source,
         state=job.state,
-        format=job.plan and job.plan["format"],
+        format=job.plan and job.plan.get("format"),
         counts=CountsShown.model_validate(job.counts, from_attributes=True),
         total=job.total,
         unprocessed=job.total - job.read if job.state in FINAL and job.total is not None else None,
@@ -209,17 +228,6 @@ def _pace(job: Import) -> tuple[float | None, int | None]:
     return round(job.read / seconds, 1), eta
 
 
-def _tag(job: Import) -> str:
-    """Changes with everything shown but `rate` and `eta`, which change with the clock: so it is a weak one."""
-    progress = (job.attempt, job.counts, job.total, job.position, job.ahead, job.plan is None)
-    standing = (job.state, job.error_code, *progress)
-    return hashlib.blake2b(repr(standing).encode(), digest_size=8).hexdigest()
-
-
 def _tags(header: str | None) -> set[str]:
     """If-None-Match compares weakly: `W/` makes no difference."""
     return {tag.strip().removeprefix("W/").strip('"') for tag in (header or "").split(",")} - {""}
-
-
-def _same(job: Import, known: set[str]) -> bool:
-    return "*" in known or _tag(job) in known

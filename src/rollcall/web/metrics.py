@@ -18,7 +18,7 @@ from rollcall.database import Connection
 from rollcall.errors import Forbidden, ImportFailed, RollcallError, Unreadable
 from rollcall.telemetry import WORKER_METRICS, CounterValues
 from rollcall.web import CallerDep, ServiceDep
-from rollcall.web.health import STALE_SECONDS
+from rollcall.web.checks import STALE_SECONDS
 
 STATES: tuple[imports.State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 OUTCOMES = ("created", "updated", "unchanged", "skipped", "duplicate", "rejected")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -114,3 +115,10 @@ class Body(Response):
 def json(value: Any) -> bytes:
     """Compact JSON; times end in Z."""
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+
+
+async def reply(answer: BaseModel, room: Held, headers: Mapping[str, str] | None = None) -> Body:
+    """The answer, and the room it needs."""
+    body = json(answer.model_dump(by_alias=True))
+    await room.keep(len(body))
+    return Body(body, headers=headers)

@@ -40,6 +40,10 @@ HEADERS: dict[type[RollcallError], dict[str, str]] = {
     StillArriving: {"Retry-After": "5"},
     Unauthorized: {"WWW-Authenticate": "Bearer"},
 }
+ISSUES_MAX = 100
+TEXT_MAX = 1000
+PATH_MAX = 100
+"""Characters of a message, and of a name in a path: names of options and columns are the sender's to choose."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET = frozenset({"/health", "/health/live", "/metrics"})
 """Asked every few seconds by machines: in the log only when they fail."""
@@ -90,7 +94,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(psycopg.Error, _on_database)
     app.add_middleware(Requests)
-    app.state.under_way = set()
+    app.state.under_way, app.state.stopping = set(), False
 
 
 async def wait_for_requests(app: FastAPI, seconds: float) -> None:
@@ -100,12 +104,23 @@ async def wait_for_requests(app: FastAPI, seconds: float) -> None:
 
 
 def problem(error: RollcallError, request_id: str, headers: dict[str, str] | None = None) -> Response:
-    """The one error body."""
-    body: dict[str, Any] = {"error": str(error), "code": error.code, "status": error.status}
+    """The one error body: ISSUES_MAX issues at most, and no text longer than TEXT_MAX, whatever a sender wrote."""
+    body: dict[str, Any] = {"error": _cut(str(error)), "code": error.code, "status": error.status}
     if error.issues is not None:
-        body["issues"] = error.issues
+        body["issues"] = [_short(each) for each in error.issues[:ISSUES_MAX]]
+        if len(error.issues) > ISSUES_MAX:
+            body["issuesTotal"] = len(error.issues)
     own = next((own for kind, own in HEADERS.items() if isinstance(error, kind)), {})
     return JSONResponse(body | error.more | {"requestId": request_id}, error.status, own | (headers or {}))
+
+
+def _short(each: dict[str, Any]) -> dict[str, Any]:
+    path = [_cut(part, PATH_MAX) if isinstance(part, str) else part for part in each["path"]]
+    return each | {"path": path, "message": _cut(each["message"])}
+
+
+def _cut(text: str, length: int = TEXT_MAX) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def on_error(request: Request, error: Exception) -> Response:
@@ -177,6 +192,11 @@ class Requests:
 
         try:
             await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            log.warning("request.cancelled", request_id=request_id)
+            if status or not scope["app"].state.stopping:
+                raise
+            await problem(Stopping(), request_id, {"Connection": "close"})(scope, receive, answer)
         except Exception as error:
             log.error("request.failed", request_id=request_id, error=type(error).__name__, where=where(error))
             if not status:
@@ -186,6 +206,10 @@ class Requests:
             under_way.discard(task)
             _count(scope, status, time.perf_counter() - began, request_id)
         return None
+
+
+class Stopping(Unavailable):
+    """The service is stopping. Send the request again in a moment."""
 
 
 class Internal(RollcallError):

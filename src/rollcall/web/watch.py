@@ -1,0 +1,156 @@
+"""One look at the database for all requests of this process that wait for an import (`?wait`).
+
+A look asks for the progress of every import that is waited for, in one statement. It comes when the database notifies
+of something, when a request begins to wait, and otherwise every POLL_SECONDS: workers do not notify of progress, and a
+pooler may swallow notifications. So a thousand waiting requests cost what one costs, and hold no session of the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import islice
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from rollcall import imports
+from rollcall.database import Database, connect
+from rollcall.errors import NotFound, RollcallError
+from rollcall.imports import FINAL, Import, Progress
+
+POLL_SECONDS = 0.25
+PAUSE_SECONDS = 0.02
+"""At least, between two looks; twice what the last one took, if that is longer."""
+LISTEN_SECONDS = 30.0
+"""How often the listening connection is tried: one that is dead on the way says nothing either."""
+REDIAL_SECONDS = 2.0
+TOGETHER = 200
+"""Imports that one statement asks for."""
+MEMBER_BYTES = 256 << 10
+"""What one member of `options` or `plan` may have where one import is shown; a longer one is null."""
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class _Waiter:
+    known: Collection[str]
+    answer: asyncio.Future[Import | None]
+
+
+class Watch:
+    """Runs as one task (`run`); `wait` is called by any number of others."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[UUID, set[_Waiter]] = {}
+        self._anybody = asyncio.Event()
+        self._due = asyncio.Event()
+        self._stopped = False
+
+    async def wait(self, job_id: UUID, known: Collection[str], seconds: float) -> Import | None:
+        """The import once its tag is none of `known` or it is final; None when that did not happen in time.
+
+        Raises NotFound when it was deleted meanwhile.
+        """
+        if self._stopped:
+            return None
+        waiter = _Waiter(known, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(job_id, set()).add(waiter)
+        self._anybody.set()
+        self._due.set()
+        try:
+            async with asyncio.timeout(seconds):
+                return await waiter.answer
+        except TimeoutError:
+            return None
+        finally:
+            self._forget(job_id, waiter)
+
+    def stop(self) -> None:
+        """Nobody waits any longer: the server stops."""
+        self._stopped = True
+        for waiter in [each for waiters in self._waiting.values() for each in waiters]:
+            if not waiter.answer.done():
+                waiter.answer.set_result(None)
+
+    async def run(self) -> None:
+        """Look as often as needed, until cancelled."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            while True:
+                await self._anybody.wait()
+                self._due.clear()
+                began = time.monotonic()
+                try:
+                    await self._look()
+                except (RollcallError, psycopg.Error) as error:
+                    log.warning("watch.failed", error=type(error).__name__)
+                await asyncio.sleep(max(PAUSE_SECONDS, 2 * (time.monotonic() - began)))
+                await _event(self._due, POLL_SECONDS)
+        finally:
+            listening.cancel()
+
+    async def _look(self) -> None:
+        rest = iter(list(self._waiting))
+        while some := list(islice(rest, TOGETHER)):
+            async with self._database.session() as tx:
+                found = {each.id: each for each in await imports.progress(tx, some)}
+                changed = [job_id for job_id, now in found.items() if self._told(job_id, now)]
+                jobs = await imports.outline(tx, changed, member_bytes=MEMBER_BYTES) if changed else []
+            for job in jobs:
+                for waiter in self._told(job.id, job.progress):
+                    waiter.answer.set_result(job)
+            for job_id in set(some) - found.keys():
+                for waiter in self._waiting.get(job_id, set()):
+                    if not waiter.answer.done():
+                        waiter.answer.set_exception(NotFound("There is no import with this jobId."))
+
+    def _told(self, job_id: UUID, now: Progress) -> list[_Waiter]:
+        """Those who are to be told of this."""
+        waiters = [each for each in self._waiting.get(job_id, set()) if not each.answer.done()]
+        return [each for each in waiters if now.state in FINAL or not is_known(now, each.known)]
+
+    def _forget(self, job_id: UUID, waiter: _Waiter) -> None:
+        waiters = self._waiting[job_id]
+        waiters.discard(waiter)
+        if not waiters:
+            del self._waiting[job_id]
+        if not self._waiting:
+            self._anybody.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with await connect(self._database.url, "rollcall:api:listen") as connection:
+                    await connection.execute("listen rollcall")
+                    self._due.set()
+                    while True:
+                        async for _ in connection.notifies(timeout=LISTEN_SECONDS):
+                            self._due.set()
+                        await connection.execute("select 1")
+            except (psycopg.Error, OSError):
+                await asyncio.sleep(REDIAL_SECONDS)
+
+
+def tag(now: Progress) -> str:
+    """Changes with everything that is shown but `rate` and `eta`, which change with the clock: so it is a weak one."""
+    return hashlib.blake2b(repr(now).encode(), digest_size=8).hexdigest()
+
+
+def is_known(now: Progress, known: Collection[str]) -> bool:
+    """Whether this is what a client has already; `*` stands for anything (RFC 9110, 13.1.2)."""
+    return "*" in known or tag(now) in known
+
+
+async def _event(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
