@@ -111,7 +111,7 @@ FAULTS = (
         "F14",
         "a database that is away is waited for",
         "test_faults.py::test_postgres_is_away",
-        ("loading/loader.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
+        ("loading/retries.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
     ),
     undone(
         "F16",
@@ -136,7 +136,7 @@ FAULTS = (
         "nothing is kept of what did not fit",
         "test_faults_store.py::test_a_full_disk",
         ("storage/files.py", "            await _in_thread(_abandon, file, partial, path)\n", ""),
-        ("receive.py", "            await store.delete_many(keys)\n", "            pass\n"),
+        ("receive.py", "            await store.delete_many({*keys, *upload.keys})\n", "            pass\n"),
     ),
     undone(
         "F24",
