@@ -1,7 +1,8 @@
 """Who may begin to send a body: decided by the head of a request, before its first byte is waited for.
 
-Bodies are bounded by memory and not by their number: what each of them holds is small wherever it goes (JSON that is to
-be judged lies in a file from SPOOL_BYTES on), and no more come than there are connections.
+How many of one sender may arrive is counted by the database (`receive.one_request`). Bodies are bounded by memory and
+not by their number: what each of them holds is small wherever it goes (JSON that is to be judged lies in a file from
+SPOOL_BYTES on), and no more come than there are connections.
 """
 
 from __future__ import annotations
