@@ -161,11 +161,18 @@ async def fence(tx: Connection, job: Import) -> bool:
     return await cursor.fetchone() is not None
 
 
-async def release(tx: Connection, job: Import, code: str | None = None, message: str | None = None) -> None:
+async def release(
+    tx: Connection, job: Import, code: str | None = None, message: str | None = None, *, counted: bool = False
+) -> None:
     """Let go without a verdict: still running, nobody's; the next worker goes on at once. `code`: what is in the way;
-    it is shown until an attempt commits something."""
+    it is shown until an attempt commits something. `counted`: as an attempt that crashed; whoever takes the fourth in a
+    row that committed nothing ends the import."""
     await tx.execute(
-        """update rollcall.imports set worker = null, error_code = %s, error_message = %s
+        """update rollcall.imports i set worker = null, error_code = %s, error_message = %s,
+                  crashes = case when not %s then crashes
+                                 when exists (select from rollcall.import_parts p
+                                               where p.import_id = i.id and p.attempt = i.attempt) then 1
+                                 else crashes + 1 end
             where id = %s and attempt = %s and state = 'running' returning pg_notify('rollcall', '')""",
-        (code, message, job.id, job.attempt),
+        (code, message, counted, job.id, job.attempt),
     )
