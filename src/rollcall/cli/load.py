@@ -34,6 +34,7 @@ from rollcall.options import Options
 from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
 from rollcall.storage import open_store
+from rollcall.uploads import Incoming
 from rollcall.web import Service
 from rollcall.web import imports as import_answers
 from rollcall.web import rejects as reject_answers
@@ -65,7 +66,7 @@ class LocalClient:
             store=self._service.store,
             wish=lambda: wish,
             segment_bytes=None,
-            name=file.name,
+            incoming=Incoming(name=file.name),
             limits=self._service.limits,
         )
         return str(job_id)

@@ -195,9 +195,9 @@ async def progress(tx: Connection, job_ids: Collection[UUID]) -> list[Progress]:
 
 
 async def of_upload(tx: Connection, upload_id: UUID) -> Import | None:
-    """The one that was made of this Upload, as it stands now."""
+    """The first one that was made of this Upload, as it stands now."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
-        await cursor.execute(SHOWN + " where i.upload_id = %s", (upload_id,))
+        await cursor.execute(SHOWN + " where i.upload_id = %s order by i.seq limit 1", (upload_id,))
         return await cursor.fetchone()
 
 

@@ -19,6 +19,7 @@ from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
 from rollcall.records import archive, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, layout, ndjson
+from rollcall.records.formats.csv_dialect import csv_dialect
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, Mapping, Plan
@@ -58,9 +59,10 @@ def inspect(
         head += more
         found, keys = _json_keys(head, whole, True, format)
     if not found:
-        delimiter, skip, headings = text.csv_dialect(head, "\t" if format == "tsv" else None)
-        header = mappings.unique(headings)
-        plan = Plan("csv", compression, header, _columns(mapping, header), delimiter, skip)
+        dialect = csv_dialect(head, "\t" if format == "tsv" else None)
+        header = mappings.unique(dialect.header)
+        plan = Plan("csv", compression, header, _columns(mapping, header), dialect.delimiter, dialect.skip)
+        plan = replace(plan, quoting=dialect.quoting, line_end=dialect.line_end)
         return replace(plan, loaders=_loaders(plan, head, loaders))
     # Of a file whose first Record is too long to be read no key is known.
     columns = _columns(mapping, keys) if keys or whole else mapping or mappings.CONTRACT

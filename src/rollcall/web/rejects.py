@@ -168,7 +168,7 @@ def _exact(reject: Reject) -> dict[str, Any]:
         "record": reject.record,
         "field": reject.field,
         "code": reject.code,
-        "message": message(reject.code, reject.field),
+        "message": message(reject.code, reject.field, reject.value),
         "value": reject.value,
         "raw": reject.raw.decode(errors="backslashreplace"),
     }
@@ -182,7 +182,7 @@ def _table(page: list[Reject], plan: Plan | None) -> bytes:
     rows = []
     for reject in page:
         own = cells(reject.raw, plan) if plan else []
-        rows.append([*own, str(reject.record), reject.code, message(reject.code, reject.field)])
+        rows.append([*own, str(reject.record), reject.code, message(reject.code, reject.field, reject.value)])
     return _csv(rows)
 
 
