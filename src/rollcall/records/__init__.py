@@ -15,7 +15,7 @@ from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO
 
-from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
+from rollcall.errors import EmptyFile, NoEmailColumn, NoNameColumn, UnknownFormat, Unreadable
 from rollcall.records import archive, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, layout, ndjson
@@ -28,6 +28,11 @@ from rollcall.records.shares import deal, divide, fold, split
 
 __all__ = ["Mapping", "Part", "Plan", "cells", "deal", "fold", "inspect", "message", "parts", "split"]
 
+
+TITLE_LINE = (
+    "The first line seems to be a title or a note, not the header: a later line has more columns. Remove what stands "
+    "before the header."
+)
 
 SAMPLE_RECORDS, SAMPLE_PIECE = 5_000, 250
 """How many Records' addresses are looked at, so many at a time; the last ones before the head ends are not."""
@@ -61,7 +66,11 @@ def inspect(
     if not found:
         dialect = csv_dialect(head, "\t" if format == "tsv" else None)
         header = mappings.unique(dialect.header)
-        plan = Plan("csv", compression, header, _columns(mapping, header), dialect.delimiter, dialect.skip)
+        try:
+            columns = _columns(mapping, header)
+        except (NoEmailColumn, NoNameColumn) as error:
+            raise type(error)(TITLE_LINE) if dialect.title else error from None
+        plan = Plan("csv", compression, header, columns, dialect.delimiter, dialect.skip)
         plan = replace(plan, quoting=dialect.quoting, line_end=dialect.line_end)
         return replace(plan, loaders=_loaders(plan, head, loaders))
     # Of a file whose first Record is too long to be read no key is known.
