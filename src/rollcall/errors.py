@@ -312,6 +312,12 @@ class DatabaseFull(Unavailable):
     status = 507
 
 
+class DatabaseLocked(Unavailable):
+    """Somebody else holds a lock in the database that this needs. It goes on when that is let go."""
+
+    code = "DATABASE_LOCKED"
+
+
 class NoProgress(Unavailable):
     """The import stood still for 15 minutes; it is begun again."""
 
