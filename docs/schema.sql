@@ -79,6 +79,7 @@ CREATE TABLE rollcall.imports (
     created_at timestamp with time zone NOT NULL,
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
+    bytes_read bigint,
     CONSTRAINT imports_check CHECK ((read = (((((created + updated) + unchanged) + skipped) + duplicate) + rejected))),
     CONSTRAINT imports_check1 CHECK (((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT imports_check2 CHECK (((state = 'running'::text) OR (worker IS NULL))),

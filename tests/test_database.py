@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from faults.harness import until
-from rollcall.database import Connection, Database, classify, connect, end_sessions
+from rollcall.database import Connection, Database, classify, connect, end_sessions, to_unavailable
 
 
 @pytest.fixture
@@ -135,3 +135,17 @@ async def test_what_was_not_left_in_order_or_was_ended_is_not_used_again(databas
     assert fresh is not ended
     assert await named(tx, fresh) == "three"
     await fresh.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (psycopg.errors.LockNotAvailable(), "DATABASE_LOCKED"),
+        (psycopg.errors.DeadlockDetected(), "DATABASE_LOCKED"),
+        (psycopg.errors.SerializationFailure(), "DATABASE_LOCKED"),
+        (psycopg.errors.DiskFull(), "DATABASE_FULL"),
+        (psycopg.OperationalError(), "DATABASE_UNAVAILABLE"),
+    ],
+)
+def test_to_unavailable_names_the_true_reason(error: Exception, code: str) -> None:
+    assert to_unavailable(error).code == code

@@ -30,7 +30,7 @@ from faults.invariants import assert_sound, watched
 from faults.oracle import File
 from rollcall import database, embedded, imports, migrations, sweep, worker, workers
 from rollcall.database import Connection, connect
-from rollcall.loading import loader
+from rollcall.loading import retries
 from service import objects, served
 
 LONG = "ROLLCALL_LONG" in os.environ
@@ -271,8 +271,8 @@ async def test_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
-    monkeypatch.setattr(loader, "FULL_PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.2)
+    monkeypatch.setattr(retries, "FULL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(retries, "BACK_OFF_SECONDS", 0.2)
     file = File("crm", 0, 1500)
     mount = server.home / "small"
     with small_disk(mount, "4m", owner=(server.home / "data").stat().st_uid) as disk, capture_logs() as logs:

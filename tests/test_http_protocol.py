@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -129,6 +131,23 @@ async def test_an_offer_to_upgrade_is_passed_over(port: int, database_url: str) 
         answer = await said(port, sent + LIVE + "Connection: close\r\n\r\n")
         assert answer.count(b"HTTP/1.1 200 ") == 2, sent
     assert rows(database_url, "select bytes_total from rollcall.imports") == [(len(CSV),)] * 2
+
+
+async def test_connection_takes_any_number_of_offers_to_upgrade(port: int) -> None:
+    offer = f"{LIVE}Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    answer = await said(port, offer * 1000 + LIVE + "Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 ") == 1001
+
+
+def test_connections_follow_the_files_of_the_process() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from rollcall.web.http_protocol import *; raise_file_limit(); print(connections_max())",
+    ]
+    for limit, connections in ((256, 52), (1024, 308), (4096, 1332), (10_000, 2697)):
+        limited = ["prlimit", f"--nofile={limit}:{limit}", *command]
+        assert int(subprocess.run(limited, check=True, capture_output=True).stdout) == connections
 
 
 async def test_what_follows_the_last_chunk_is_no_header(port: int, database_url: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults.harness import Site, part_records, site
-from rollcall.loading import loader
+from rollcall.loading import retries
 
 CSV = b"name,email\n" + b"".join(b"Ann,a%d@x.org\n" % at for at in range(40))
 CHANGED = CSV.replace(b"Ann", b"Bea")
@@ -24,7 +24,7 @@ TAKE_AWAY = "delete from public.contacts where id = new.id and email = 'a7@x.org
 
 @pytest.fixture
 async def place(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setattr(loader, "PAUSE_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr(retries, "PAUSE_SECONDS", (0.0, 0.01))
     with part_records(10):
         async with site(database_url, tmp_path) as here:
             yield here

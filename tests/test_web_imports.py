@@ -252,6 +252,21 @@ async def test_a_thousand_waiting_requests_leave_the_pool_free(database_url: str
     assert rows(database_url, shown)[0][0]
 
 
+async def test_requests_that_begin_at_once_are_found_together(database_url: str, tmp_path: Path) -> None:
+    """Each still takes a session to learn whether a key is needed, but no second one."""
+    service = app.create(Settings(data_dir=tmp_path), database_url=database_url)
+    async with (
+        service.router.lifespan_context(service),
+        httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://localhost") as client,
+    ):
+        locations = [await send(client, f"source {number}") for number in range(10)]
+        pool = service.state.service.database._pool
+        before = pool.get_stats()["requests_num"]
+        answers = await asyncio.gather(*(client.get(location) for location in locations * 10))
+        assert [f"/imports/{answer.json()['jobId']}" for answer in answers] == locations * 10
+        assert pool.get_stats()["requests_num"] - before < 150
+
+
 async def test_waiting_ends_at_once_when_the_database_notifies(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from faults.proxy import proxy
 from rollcall import imports, worker
 from rollcall.database import connect
 from rollcall.imports import CRASHES_MAX, Import
-from rollcall.loading import loader
+from rollcall.loading import retries
 
 LONG = "ROLLCALL_LONG" in os.environ
 HASTE = 1.0 if LONG else 10.0
@@ -251,7 +251,7 @@ async def test_sigterm_while_the_database_is_away(place: Site) -> None:
 @pytest.fixture
 async def in_process(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A worker in this process that rests a little, where others rest long."""
-    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.5)
+    monkeypatch.setattr(retries, "BACK_OFF_SECONDS", 0.5)
     stop = asyncio.Event()
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))
     yield
@@ -283,7 +283,7 @@ async def test_a_store_that_is_away(place: Site) -> None:
     job = await running(place, job_id, attempt=4)
 
     assert (job.state, job.error_code) == ("running", "STORE_UNAVAILABLE")
-    assert time.monotonic() - began > 2.5 * loader.BACK_OFF_SECONDS
+    assert time.monotonic() - began > 2.5 * retries.BACK_OFF_SECONDS
     kept.replace(stored)
 
     assert (await place.final(job_id)).state == "succeeded"

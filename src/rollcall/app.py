@@ -24,7 +24,7 @@ from rollcall.storage import open_store
 from rollcall.web import Service, contacts, docs, health, imports, metrics, openapi, post_import, rejects, responses
 from rollcall.web.auth import Authentication
 from rollcall.web.head import Head
-from rollcall.web.http_protocol import Connection
+from rollcall.web.http_protocol import Connection, raise_file_limit
 
 GRACE_SECONDS = 8
 """After SIGTERM: what a request under way is given until it is cancelled."""
@@ -114,6 +114,7 @@ def server(api: FastAPI, *, host: str = "127.0.0.1", port: int, grace_seconds: i
 def serve(settings: Settings, database_url: str) -> None:
     """Listen until SIGTERM or SIGINT; requests under way are ended in good order. Configures the log."""
     telemetry.configure(settings.log_format)
+    raise_file_limit()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps for every thread what others could use
     listening = server(create(settings, database_url=database_url), host=settings.host, port=settings.port)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done

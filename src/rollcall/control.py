@@ -10,7 +10,7 @@ import structlog
 from rollcall import imports, ledger, uploads
 from rollcall.database import Database, classify, end_sessions
 from rollcall.errors import ObjectMissing, ReaderChanged
-from rollcall.loading.loader import Patience
+from rollcall.loading.retries import Patience
 from rollcall.records.plan import READER_VERSION
 
 log = structlog.get_logger()

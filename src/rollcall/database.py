@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from rollcall.errors import DatabaseDown, DatabaseFull, RollcallError
+from rollcall.errors import DatabaseDown, DatabaseFull, DatabaseLocked, RollcallError
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Answer = TypeVar("Answer")
@@ -216,9 +216,12 @@ def classify(error: psycopg.Error, connection: Connection | None = None) -> Retr
     return "fault"
 
 
-def to_unavailable(error: Exception) -> DatabaseDown | DatabaseFull:
+def to_unavailable(error: Exception) -> DatabaseDown | DatabaseFull | DatabaseLocked:
     """What to say when an error that may pass has not passed."""
-    return DatabaseFull() if isinstance(error, psycopg.errors.DiskFull) else DatabaseDown()
+    if isinstance(error, psycopg.errors.DiskFull):
+        return DatabaseFull()
+    locked = isinstance(error, psycopg.Error) and error.sqlstate in ("55P03", "40P01", "40001")
+    return DatabaseLocked() if locked else DatabaseDown()
 
 
 async def connection_limit(connection: Connection) -> int:

@@ -312,6 +312,24 @@ class DatabaseFull(Unavailable):
     status = 507
 
 
+class DatabaseLocked(Unavailable):
+    """Somebody else holds a lock in the database that this needs. It goes on when that is let go."""
+
+    code = "DATABASE_LOCKED"
+
+
+class NoProgress(Unavailable):
+    """The import stood still for 15 minutes; it is begun again."""
+
+    code = "NO_PROGRESS"
+
+
+class OutOfMemory(Unavailable):
+    """The worker has not enough memory for this import; it is begun again."""
+
+    code = "OUT_OF_MEMORY"
+
+
 class StoreDown(Unavailable):
     """The store of the uploaded files cannot be reached."""
 

@@ -142,14 +142,17 @@ def nearly(name: str) -> str | None:
     if name in GIVEN or len(name) > NAME_COMPARED_MAX:
         return None
     plain = _plain(name)
+    letters = {*plain}
     for target, option in _PLAIN_NAMES.items():
+        if abs(len(plain) - len(target)) > 2:
+            continue
         if plain == target:
             return option
         begins = plain.startswith(target) or target.startswith(plain)
         if begins and abs(len(plain) - len(target)) > 1:
             continue  # another word, such as `form` or `sourceId`
         edits = 2 if len(target) > 7 or plain[:1] == target[:1] else 1
-        if len({*plain} ^ {*target}) <= 2 * edits and _within(plain, target, edits):
+        if len(letters.symmetric_difference(target)) <= 2 * edits and _within(plain, target, edits):
             return option
     return None
 

@@ -53,9 +53,9 @@ def by_code(found: pa.Table) -> dict[str, int]:
     return dict(zip(codes.to_pylist(), counts.to_pylist(), strict=True))
 
 
-async def clear(tx: Connection, job_id: UUID) -> None:
-    """Forget those of an earlier check pass."""
-    await tx.execute("delete from rollcall.rejects where import_id = %s", (job_id,))
+async def clear(tx: Connection, job_id: UUID, *, after: int) -> None:
+    """Forget what a check pass has found behind this Record."""
+    await tx.execute("delete from rollcall.rejects where import_id = %s and record > %s", (job_id, after))
 
 
 async def page(tx: Connection, job_id: UUID, *, after: int, limit: int, size: int) -> tuple[list[Reject], bool]:

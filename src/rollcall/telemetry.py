@@ -78,13 +78,15 @@ def worker_counters() -> CounterValues:
 
 @dataclass
 class Timings:
-    """What one attempt at an import took: seconds by stage, and the Records from `after` to `last` in so many bytes."""
+    """What one attempt at an import took: seconds by stage, and the Records from `after` to `last` in so many bytes.
+    `reads`: how often the stored file was read from."""
 
     began: float = field(default_factory=time.perf_counter)
     stages: dict[Stage, float] = field(default_factory=lambda: dict.fromkeys(get_args(Stage), 0.0))
     after: int = 0
     last: int = 0
     bytes: int = 0
+    reads: int = 0
 
     def log_fields(self) -> dict[str, Any]:
         """For the log. `rate`: Records a second of this attempt. Stages run side by side: their sum is no duration."""

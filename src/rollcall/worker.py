@@ -23,7 +23,7 @@ from rollcall import imports, pipeline, sweep, workers
 from rollcall.database import Connection, Database, classify, connect, connection_limit, end_sessions
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
-from rollcall.loading import loader
+from rollcall.loading import retries
 from rollcall.loading.part_reader import PART_READ
 from rollcall.process import share_memory, tell_systemd
 from rollcall.settings import Settings
@@ -288,7 +288,7 @@ class Worker:
             )
         except Exception as error:  # the database is away for long, or refuses for good to have it ended
             log.error("import.stranded", import_id=str(job.id), attempt=job.attempt, error=type(error).__name__)
-            await loader.back_off(self._draining)
+            await retries.back_off(self._draining)
         finally:
             del self._slots[str(job.id), job.attempt]
 

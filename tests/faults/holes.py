@@ -276,7 +276,11 @@ HOLES = (
         "10b",
         "who closes ends what loaders left over",
         "test_loader.py::test_half_open_twin_is_ended[fence]",
-        ("loading/loader.py", "await end_others(connection, job)", "await end_others(connection, job, DESK)"),
+        (
+            "loading/retries.py",
+            "await end_others(connection, job)",
+            "await end_others(connection, job, CONTROL_SESSION)",
+        ),
     ),
     # The ledger has a row already.
     undone(
@@ -336,7 +340,11 @@ HOLES = (
         "to release is one statement",
         "test_takeover.py::test_one_statement_is_all[release]",
         IN_TRANSACTION,
-        ("pipeline.py", "imports.release(tx, job, *why)", "in_transaction(tx, imports.release(tx, job, *why))"),
+        (
+            "pipeline.py",
+            "imports.release(tx, job, *why, counted=counted)",
+            "in_transaction(tx, imports.release(tx, job, *why, counted=counted))",
+        ),
     ),
     undone(
         "13d",

@@ -111,7 +111,7 @@ FAULTS = (
         "F14",
         "a database that is away is waited for",
         "test_faults.py::test_postgres_is_away",
-        ("loading/loader.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
+        ("loading/retries.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
     ),
     undone(
         "F16",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from rollcall.database import LOCK_CLASS, Connection
-from rollcall.imports.closing import COPY_COUNTS
+from rollcall.imports.closing import END, LEDGER
 from rollcall.imports.table import Import, show
 
 LARGE_BYTES = 8 << 20
@@ -99,37 +99,49 @@ async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_secon
         return await cursor.fetchall()
 
 
+LOST: LiteralString = """
+with z as (
+  select j.attempt + 1 as attempt, case when not %(counted)s then j.crashes
+                    when exists (select from rollcall.import_parts p
+                                  where p.import_id = j.id and p.attempt = j.attempt) then 1
+                    else j.crashes + 1 end as crashes,
+         (select coalesce(max(p.last), 0) from rollcall.import_parts p where p.import_id = j.id) as last
+    from rollcall.imports j where j.id = %(id)s),
+crashed as ("""
+"""An attempt is lost: `z.crashes` are lost in a row, without a batch. CRASHES_MAX of them end the import."""
+CRASHED: LiteralString = """(
+  select 'failed' as state, z.attempt, z.crashes, null::bigint as total, 'CRASHED' as code,
+         format('The worker was lost %%s times at this file, the last time after record %%s.', z.crashes, z.last)
+         as message from z where z.crashes >= %(limit)s) e"""
+SEEN: LiteralString = """
+                where i.id = %(id)s and i.attempt = %(seen)s and i.state = 'running'
+                  and (select beat from rollcall.workers w where w.seq = i.worker) is not distinct from %(beat)s"""
+
+
 async def take_over(tx: Connection, worker: int, seen: Stalled, *, counted: bool) -> Import | None:
     """Take a running import over, if its attempt and its holder's beat are still those that were seen.
 
     `counted`: the holder died or froze, rather than let go. The fourth lost attempt in a row that committed no batch
     ends the import as CRASHED. Waits for frozen loaders (55P03 after a second): end their sessions and call again.
     """
+    take: LiteralString = (
+        LOST
+        + END
+        + LEDGER
+        + CRASHED
+        + SEEN
+        + """
+               returning i.id, i.attempt),
+             taken as (
+               update rollcall.imports i set attempt = i.attempt + 1, crashes = z.crashes, worker = %(me)s from z"""
+        + SEEN
+        + """
+                  and z.crashes < %(limit)s returning i.id, i.attempt)
+             select * from crashed union all select * from taken"""
+    )
     row = await (
         await tx.execute(
-            """update rollcall.imports i
-                  set attempt = attempt + 1, crashes = z.crashes,
-                      worker = case when z.crashes < %(limit)s then %(me)s end,
-                      state = case when z.crashes < %(limit)s then 'running' else 'failed' end,
-                      error_code = case when z.crashes >= %(limit)s then 'CRASHED' else i.error_code end,
-                      error_message = case when z.crashes >= %(limit)s then
-                          format('The worker died %%s times at this file, the last time after record %%s.',
-                                 z.crashes, z.last) else i.error_message end,
-                      finished_at = case when z.crashes >= %(limit)s then clock_timestamp() end,
-                      """
-            + COPY_COUNTS
-            + """
-                 from (select case when not %(counted)s then j.crashes
-                                   when exists (select from rollcall.import_parts p
-                                                 where p.import_id = j.id and p.attempt = j.attempt) then 1
-                                   else j.crashes + 1 end as crashes,
-                              (select coalesce(max(p.last), 0) from rollcall.import_parts p
-                                where p.import_id = j.id) as last
-                         from rollcall.imports j where j.id = %(id)s) z,
-                      rollcall.account(%(id)s) p
-                where i.id = %(id)s and i.attempt = %(seen)s and i.state = 'running'
-                  and (select beat from rollcall.workers w where w.seq = i.worker) is not distinct from %(beat)s
-            returning i.id, i.attempt""",
+            take,
             {
                 "me": worker,
                 "id": seen.id,
@@ -161,11 +173,18 @@ async def fence(tx: Connection, job: Import) -> bool:
     return await cursor.fetchone() is not None
 
 
-async def release(tx: Connection, job: Import, code: str | None = None, message: str | None = None) -> None:
+async def release(
+    tx: Connection, job: Import, code: str | None = None, message: str | None = None, *, counted: bool = False
+) -> None:
     """Let go without a verdict: still running, nobody's; the next worker goes on at once. `code`: what is in the way;
-    it is shown until an attempt commits something."""
+    it is shown until an attempt commits something. `counted`: as an attempt that crashed; whoever takes the fourth in a
+    row that committed nothing ends the import."""
     await tx.execute(
-        """update rollcall.imports set worker = null, error_code = %s, error_message = %s
+        """update rollcall.imports i set worker = null, error_code = %s, error_message = %s,
+                  crashes = case when not %s or i.worker is null then crashes
+                                 when exists (select from rollcall.import_parts p
+                                               where p.import_id = i.id and p.attempt = i.attempt) then 1
+                                 else crashes + 1 end
             where id = %s and attempt = %s and state = 'running' returning pg_notify('rollcall', '')""",
-        (code, message, job.id, job.attempt),
+        (code, message, counted, job.id, job.attempt),
     )

@@ -1,60 +1,80 @@
-"""How an import ends, and how it begins again. The account is copied from the ledger in the very statement."""
+"""How an import ends, and how it begins again. The account is copied from the ledger in the very statement.
+
+Every end is written by one statement, END: success, failure, cancellation, and the last of too many crashes (`claims`).
+"""
 
 from __future__ import annotations
 
-from typing import LiteralString
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from rollcall.database import Connection
-from rollcall.imports.table import Import
+from rollcall.imports.table import Import, State
 
-COPY_COUNTS: LiteralString = """read = p.read, created = p.created, updated = p.updated, unchanged = p.unchanged,
-       skipped = p.skipped, duplicate = p.duplicate, rejected = p.rejected, by_code = p.by_code"""
+END: LiteralString = """
+update rollcall.imports i
+   set state = e.state, worker = null, attempt = coalesce(e.attempt, i.attempt),
+       crashes = coalesce(e.crashes, i.crashes), total = e.total,
+       bytes_read = case when e.total is null then p.position else i.bytes_total end,
+       error_code = e.code, error_message = e.message, finished_at = clock_timestamp(),
+       read = p.read, created = p.created, updated = p.updated, unchanged = p.unchanged, skipped = p.skipped,
+       duplicate = p.duplicate, rejected = p.rejected, by_code = p.by_code
+  from """
+"""However an import ends, this is what is written. Follows: `p`, its account; `e`, its end; which import."""
+LEDGER: LiteralString = "rollcall.account(%(id)s) p, "
+ENDED: LiteralString = """
+  (values (%(state)s::text, null::int, %(crashes)s::int, %(total)s::bigint, %(code)s::text, %(message)s::text))
+  e (state, attempt, crashes, total, code, message)"""
+MINE: LiteralString = " where i.id = %(id)s and i.attempt = %(attempt)s and i.state = 'running'"
+TELL: LiteralString = " returning pg_notify('rollcall', '')"
+
+
+def end(
+    job: Import, state: State, *, total: int | None = None, code: str | None = None, message: str | None = None
+) -> dict[str, Any]:
+    """The parameters of END, LEDGER, ENDED and MINE."""
+    crashes = 0 if state == "succeeded" else None
+    return {
+        "id": job.id,
+        "attempt": job.attempt,
+        "state": state,
+        "crashes": crashes,
+        "total": total,
+        "code": code,
+        "message": message,
+    }
 
 
 async def close(tx: Connection, job: Import, total: int) -> bool:
-    """Succeed, if the ledger's Records are as many as the reader counted; False otherwise (see `standing`)."""
-    cursor = await tx.execute(
-        "update rollcall.imports i set state = 'succeeded', worker = null, total = %(total)s, crashes = 0,"
-        " error_code = null, error_message = null,"
-        " finished_at = clock_timestamp(), "
-        + COPY_COUNTS
-        + """ from rollcall.account(%(id)s) p
-             where i.id = %(id)s and i.attempt = %(attempt)s and i.state = 'running' and p.read = %(total)s
-              returning pg_notify('rollcall', '')""",
-        {"id": job.id, "attempt": job.attempt, "total": total},
-    )
-    return await cursor.fetchone() is not None
+    """Succeed, if the ledger's Records are as many as the reader counted; False otherwise (see `state_and_attempt`)."""
+    succeed: LiteralString = END + LEDGER + ENDED + MINE + " and p.read = e.total" + TELL
+    return await (await tx.execute(succeed, end(job, "succeeded", total=total))).fetchone() is not None
 
 
-async def fail(tx: Connection, job: Import, code: str, message: str, *, total: int | None = None) -> bool:
+async def fail(tx: Connection, job: Import, code: str, message: str) -> bool:
     """End it with a reason; what is committed stays and is counted. False when it is no longer this attempt's."""
-    cursor = await tx.execute(
-        "update rollcall.imports i set state = 'failed', worker = null, error_code = %(code)s,"
-        " error_message = %(message)s, total = %(total)s, finished_at = clock_timestamp(), "
-        + COPY_COUNTS
-        + """ from rollcall.account(%(id)s) p
-             where i.id = %(id)s and i.attempt = %(attempt)s and i.state = 'running'
-              returning pg_notify('rollcall', '')""",
-        {"id": job.id, "attempt": job.attempt, "code": code, "message": message, "total": total},
-    )
-    return await cursor.fetchone() is not None
+    failed: LiteralString = END + LEDGER + ENDED + MINE + TELL
+    return await (await tx.execute(failed, end(job, "failed", code=code, message=message))).fetchone() is not None
 
 
 async def fail_check(
     tx: Connection, job: Import, code: str, message: str, *, by_code: dict[str, int], total: int
 ) -> bool:
     """End an import whose check pass found Rejects: they are counted, nothing else was tried."""
-    rejected = sum(by_code.values())
-    cursor = await tx.execute(
-        """update rollcall.imports set state = 'failed', worker = null, error_code = %s, error_message = %s,
-                  total = %s, read = %s, rejected = %s, by_code = %s, finished_at = clock_timestamp()
-            where id = %s and attempt = %s and state = 'running' returning pg_notify('rollcall', '')""",
-        (code, message, total, rejected, rejected, Jsonb(by_code), job.id, job.attempt),
+    failed: LiteralString = (
+        END
+        + """(select %(rejected)s::bigint as read, 0 as created, 0 as updated, 0 as unchanged, 0 as skipped,
+                     0 as duplicate, %(rejected)s::bigint as rejected, %(by_code)s::jsonb as by_code,
+                     0::bigint as position) p, """
+        + ENDED
+        + MINE
+        + TELL
     )
+    counted = {"rejected": sum(by_code.values()), "by_code": Jsonb(by_code)}
+    cursor = await tx.execute(failed, end(job, "failed", total=total, code=code, message=message) | counted)
     return await cursor.fetchone() is not None
 
 
@@ -69,11 +89,12 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(
             "set local statement_timeout = '1s'; select 1 from rollcall.imports where id = %(id)s for update;"
-            " update rollcall.imports i set state = 'cancelled', worker = null, error_code = null,"
-            " error_message = null, finished_at = clock_timestamp(), "
-            + COPY_COUNTS
-            + " from rollcall.account(%(id)s) p where i.id = %(id)s"
-            " and i.state in ('queued', 'running'); notify rollcall",
+            + END
+            + LEDGER
+            + """(select 'cancelled' as state, null::int as attempt, null::int as crashes, null::bigint as total,
+                         null::text as code, null::text as message) e
+                  where i.id = %(id)s and i.state in ('queued', 'running');
+                 notify rollcall""",
             {"id": job_id},
         )
 
@@ -90,8 +111,8 @@ async def retry(tx: Connection, job_id: UUID) -> bool:
             """select 1 from rollcall.imports where id = %(id)s and state in ('failed', 'cancelled') for update;
                with again as (
                  update rollcall.imports i
-                    set state = 'queued', crashes = 0, total = null, error_code = null, error_message = null,
-                        started_at = null, finished_at = null,
+                    set state = 'queued', crashes = 0, total = null, bytes_read = null, error_code = null,
+                        error_message = null, started_at = null, finished_at = null,
                         plan = case when p.begun then i.plan - 'source_was_empty' end
                    from (select exists (select from rollcall.import_parts where import_id = %(id)s) as begun) p
                   where i.id = %(id)s and i.state in ('failed', 'cancelled')

@@ -55,7 +55,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Import:
-    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
+    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far, or until
+    the end: of one that was not read to its end, those before the last Record that is committed.
 
     `file_name`: as its sender named it, if at all. `sha256`: of the whole stored file. `same_file_as`: the latest
     import before it of the same bytes for this Source.
@@ -123,9 +124,8 @@ FIGURES: LiteralString = """
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
        coalesce(p.rejected, i.rejected)::bigint as rejected,
        case when w.waits then i.error_code end as error_code,
-       case when p.position is not null then p.position when i.total is not null then i.bytes_total
-            else coalesce((select max(d.position) from rollcall.import_parts d where d.import_id = i.id), 0)
-        end::bigint as position,
+       coalesce(p.position, i.bytes_read, case when i.total is null then 0 else i.bytes_total end)::bigint
+         as position,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
              and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead
 """

@@ -1,9 +1,14 @@
 """Load the parts of a file into Postgres: several connections, each in file order, each batch one transaction.
 
+    attempt       what one attempt works with
+    check         the check pass of onInvalid=fail
+    load          reader, queues and loaders together
     part_reader   reads the stored file's parts in a thread, ahead of the loaders
     queue         what waits for a loader until it becomes a batch
     loader        one connection's way through an import: batch after batch
-    seen          which keys this import may have met
+    seen          which keys this import has met
+    retries       how long an error that may pass is waited out
+    progress      an attempt that stands still is ended
 
 `pipeline.py` puts them together. Nothing here decides what a Record is, or when an import ends.
 """

@@ -10,13 +10,9 @@ commits synchronously. Hence the rule for every lost connection: read attempt, s
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
 
 import numpy as np
 import psycopg
@@ -26,49 +22,24 @@ import structlog
 
 from rollcall import contacts, imports, ledger, rejects
 from rollcall.contacts import Rows
-from rollcall.database import Connection, Database, classify, end_sessions, to_unavailable
+from rollcall.database import Connection, classify
 from rollcall.errors import ContactsContended, ContactsRefused, Fenced
-from rollcall.imports import Import
+from rollcall.loading.attempt import Attempt
 from rollcall.loading.queue import LoaderQueue, QueuedRows
+from rollcall.loading.retries import Patience, end_others
 from rollcall.loading.seen import Met, Seen
 from rollcall.records import fold, split
-from rollcall.telemetry import RETRIES, add_seconds, timed
+from rollcall.telemetry import add_seconds, timed
 
-PATIENCE_SECONDS = 300.0
-"""How long a database may be away before the work is given back."""
-FULL_PATIENCE_SECONDS = 10.0
-"""The same for one that is there but has no room: people are to hear of it soon."""
-PAUSE_SECONDS = (0.05, 0.3)
-BACK_OFF_SECONDS = 5.0
 CONFLICTS_MAX = 20
 """How often a batch may meet what somebody else has just written. Then it is no coincidence."""
-CONTROL_SESSION = 99
-"""The loader number under which an import's single statements run; no loader has it."""
-
 NOTHING = contacts.Outcome(0, 0, 0, 0, 0)
 
 log = structlog.get_logger()
-Answer = TypeVar("Answer")
 
 
 class Rewind(Exception):
     """The ledger is not where this attempt left it: load again from what it says."""
-
-
-class Patience:
-    """Waits between tries, and how long in all; counts from the first trouble."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    async def pause(self, error: Exception) -> None:
-        """Raises DatabaseDown or DatabaseFull when it has lasted too long."""
-        self._since = self._since or time.monotonic()
-        full = isinstance(error, psycopg.errors.DiskFull)
-        if time.monotonic() - self._since > (FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS):
-            raise to_unavailable(error) from error
-        RETRIES.labels(_retry_reason(error)).inc()
-        await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311  spreads retries, guards nothing
 
 
 @dataclass(frozen=True)
@@ -103,21 +74,19 @@ class Loader:
 
     def __init__(
         self,
-        database: Database,
-        job: Import,
+        attempt: Attempt,
         number: int,
         position: int,
-        portions: LoaderQueue,
+        queue: LoaderQueue,
         *,
-        update: bool,
         seen: Seen | Met | None,
-        rejects_max: int,
         fold_lock: asyncio.Lock,
     ) -> None:
-        self.position, self._loaded, self._queue = position, position, portions
+        self.position, self._loaded, self._queue = position, position, queue
         self._exclusive, self._triggers, self._seen = True, False, seen
-        self._database, self._job, self._number, self._update = database, job, number, update
-        self._rejects_max, self._fold_lock = rejects_max, fold_lock
+        self._database, self._job, self._number = attempt.database, attempt.job, number
+        self._update = attempt.options.on_duplicate == "update"
+        self._rejects_max, self._fold_lock = attempt.rejects_max, fold_lock
         self._ids = contacts.Ids(number)
         self._connection: Connection | None = None
 
@@ -287,57 +256,3 @@ class Loader:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-
-def _retry_reason(error: Exception) -> Literal["conflict", "locked", "lost"]:
-    """For people who count retries; what to do about it is decided by `meaning`."""
-    if not isinstance(error, psycopg.Error) or (found := classify(error)) == "again":
-        return "conflict"
-    return "locked" if found == "locked" else "lost"
-
-
-async def end_others(connection: Connection | None, job: Import, loader: int | None = None) -> None:
-    """End what holds a lock we need: sessions of older attempts, and older ones of this very loader; or of all
-    loaders."""
-    if connection is not None:
-        with suppress(psycopg.Error):
-            await end_sessions(connection, job.id, attempt=job.attempt - 1)
-            await end_sessions(connection, job.id, attempt=job.attempt, loader=loader)
-
-
-async def with_retries(database: Database, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-    """Do a piece of this import's work on a connection of its own, again and again until the database answers.
-
-    `work` must be safe to do twice. No loader of this attempt is at work: a session of one that is in the way is only
-    left over, and holds the fence. Raises DatabaseDown, DatabaseFull when patience ends.
-    """
-    patience = Patience()
-    while True:
-        connection: Connection | None = None
-        try:
-            connection = await database.connect(f"rollcall:{job.id}:{job.attempt}:{CONTROL_SESSION}")
-            answer = await work(connection)
-            await database.give_back(connection)
-            connection = None
-            return answer
-        except psycopg.Error as error:
-            match classify(error, connection):
-                case "fault":
-                    raise
-                case "locked":
-                    await end_others(connection, job)
-            await patience.pause(error)
-        finally:
-            if connection is not None:
-                await connection.close()
-
-
-async def back_off(draining: asyncio.Event) -> None:
-    """Before an import is let go that could not be worked on: who takes it next, at once, meets the same trouble."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(draining.wait(), BACK_OFF_SECONDS)
-
-
-def deciding_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of several loaders' faults the one that decides: fenced before rewind before all others."""
-    return min(group.exceptions, key=lambda fault: (not isinstance(fault, Fenced), not isinstance(fault, Rewind)))

@@ -88,6 +88,7 @@ class _TimedStream:
         if self.draining is not None and self.draining.is_set():
             raise Draining
         began = time.perf_counter()
+        timings().reads += 1
         try:
             return self._stream.read(size)
         finally:

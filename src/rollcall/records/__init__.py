@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import orjson
 
-from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
+from rollcall.errors import EmptyFile, NoEmailColumn, NoNameColumn, UnknownFormat, Unreadable
 from rollcall.records import archive, reject_file, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, json_objects, layout, ndjson, resent
@@ -43,6 +43,11 @@ __all__ = [
     "split",
 ]
 
+
+TITLE_LINE = (
+    "The first line seems to be a title or a note, not the header: a later line has more columns. Remove what stands "
+    "before the header."
+)
 
 SAMPLE_RECORDS, SAMPLE_PIECE = 5_000, 250
 """How many Records' addresses are looked at, so many at a time; the last ones before the head ends are not."""
@@ -74,14 +79,7 @@ def inspect(
         head += more
         found, keys = _json_keys(head, whole, True, format)
     if not found:
-        dialect = csv_dialect(head, "\t" if format == "tsv" else None)
-        headings = dialect.header
-        if reject_file.is_reject_file(headings):
-            headings = [reject_file.unguarded(heading) for heading in headings]
-        header = mappings.unique(headings)
-        mapped = _columns(mapping, header)
-        plan = Plan("csv", compression, header, mapped, dialect.delimiter, dialect.skip)
-        plan = replace(plan, quoting=dialect.quoting, line_end=dialect.line_end, mapping_given=mapping is not None)
+        plan = _csv_plan(head, compression, "\t" if format == "tsv" else None, mapping)
         return replace(plan, loaders=_loaders(plan, head, loaders))
     # Of a file whose first Record is too long to be read no key is known.
     mapped = _columns(mapping, keys) if keys or whole else mapping or mappings.CONTRACT
@@ -91,6 +89,20 @@ def inspect(
         member=found[1],
     )
     return replace(plan, loaders=_loaders(plan, head, loaders))
+
+
+def _csv_plan(head: bytes, compression: Compression, delimiter: str | None, mapping: Mapping | None) -> Plan:
+    dialect = csv_dialect(head, delimiter)
+    headings = dialect.header
+    if reject_file.is_reject_file(headings):
+        headings = [reject_file.unguarded(heading) for heading in headings]
+    header = mappings.unique(headings)
+    try:
+        mapped = _columns(mapping, header)
+    except (NoEmailColumn, NoNameColumn) as error:
+        raise type(error)(TITLE_LINE) if dialect.title else error from None
+    plan = Plan("csv", compression, header, mapped, dialect.delimiter, dialect.skip, mapping_given=mapping is not None)
+    return replace(plan, quoting=dialect.quoting, line_end=dialect.line_end)
 
 
 def _json_keys(head: bytes, whole: bool, last: bool, given: str | None) -> tuple[layout.Layout | None, tuple[str, ...]]:

@@ -20,7 +20,38 @@ BLANKS: Final = " \t\r\n\u00a0\u200b\ufeff"
 _BOM: Final = b"\xef\xbb\xbf"
 _SNIFFED_BYTES: Final = 1 << 16
 _CONTROLS: Final = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
-_MARKUP = re.compile(rb"\s*+<(?:\?xml|!doctype|html|head|body|table|svg|script|!--)", re.IGNORECASE)
+_MARKUP: Final = re.compile(
+    rb"\s*+<(?:\?xml|!--|!doctype|/?(?:html|head|body|meta|title|style|script|link|base|table|thead|tbody|tr|td|th|div|span"
+    rb"|font|center|form|svg|br|hr|h[1-6])(?:>(?![,;\t])|[ \t\r\n/]))",
+    re.IGNORECASE,
+)
+_AS_CSV: Final = "export the contacts as CSV UTF-8"
+_TEXTS: Final = (
+    (rb"\{\\rtf", f"an RTF document: {_AS_CSV}"),
+    (rb"BEGIN:VCARD", f"a vCard file: {_AS_CSV}"),
+    (rb"BEGIN:VCALENDAR", f"a calendar: {_AS_CSV}"),
+    (rb"(?:#[^\r\n]*+[\r\n]++)?(?:version: ?1[\r\n]|dn::? ?[^,;\t\r\n=]++=)", f"an LDIF file: {_AS_CSV}"),
+    (rb"From [^\r\n,;\t]{1,200} \d\d:\d\d:\d\d ", f"a mailbox (mbox): {_AS_CSV}"),
+    (
+        rb"(?:Return-Path|Received|Delivered-To|MIME-Version|Message-ID): ?[^\r\n]*+[\r\n]",
+        f"a mail or a web archive: {_AS_CSV}",
+    ),
+    (rb"ID;P(?:WXL|CALCOOO|[\r\n])", "a SYLK file: save it as CSV UTF-8"),
+    (rb"-- (?:MySQL|MariaDB|PostgreSQL)[^\r\n]{0,60}dump|INSERT INTO |CREATE TABLE ", f"an SQL dump: {_AS_CSV}"),
+)
+"""How files of text begin that are no lists of contacts, in any case of letters."""
+
+_PACKED: Final = (
+    (b"opendocument.spreadsheet", "an OpenDocument spreadsheet: save it as CSV UTF-8"),
+    (b"opendocument.", f"an OpenDocument file: {_AS_CSV}"),
+    (b"word/", f"a Word document: {_AS_CSV}"),
+    (b"ppt/", f"a PowerPoint presentation: {_AS_CSV}"),
+    (b"xl/", "an Excel workbook: save it as CSV UTF-8"),
+    (b"Index/", "a Numbers or Pages document: save it as CSV UTF-8"),
+    (b"[Content_Types].xml", "an Excel workbook: save it as CSV UTF-8"),
+)
+"""What stands in the ZIP archives that are documents."""
+
 _MAGIC: Final = (
     (b"\xd0\xcf\x11\xe0", "an old or a protected Excel workbook: save it as CSV UTF-8"),
     (b"PK\x03\x04", "a ZIP archive: unpack it and send what is in it"),
@@ -54,11 +85,20 @@ def refuse_binary(head: bytes) -> None:
         raise UnsupportedEncoding('The file is written in UTF-16 or UTF-32. Save it as "CSV UTF-8" and send it again.')
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            if what.startswith("a ZIP") and (b"xl/" in head or b"[Content_Types].xml" in head):
-                what = "an Excel workbook: save it as CSV UTF-8"
+            if what.startswith("a ZIP"):
+                what = next((document for part, document in _PACKED if part in head), what)
             raise UnknownFormat(f"The file looks like {what}.")
-    if _MARKUP.match(strip_bom(head)):
-        raise UnknownFormat("The file looks like a web page or XML: export the contacts as CSV UTF-8.")
+    text = strip_bom(head).lstrip()
+    if _MARKUP.match(text):
+        raise UnknownFormat(
+            "The file looks like a web page or XML, whatever its name is: open it in a spreadsheet and save it as CSV "
+            "UTF-8."
+        )
+    for pattern, what in _TEXTS:
+        if re.match(pattern, text, re.IGNORECASE):
+            raise UnknownFormat(f"The file looks like {what}.")
+    if head[257:262] == b"ustar":
+        raise UnknownFormat("The file looks like a tar archive: unpack it and send what is in it.")
     sample = head[:_SNIFFED_BYTES]
     controls = len(sample) - len(sample.translate(None, _CONTROLS))
     if controls > 8 and controls * 25 > len(sample) and "\ufffd" in sample[:-4].decode("utf-8", "replace"):

@@ -18,6 +18,9 @@ from rollcall.waiting import in_thread
 BLOCK_BYTES = 1 << 20
 """What is checked, and written or read, at a time; a body arrives in pieces of 64 to 256 KiB."""
 CHECKSUM_BYTES = 4
+HELD_BYTES = 16 << 20
+"""What all the bodies that are being written hold together, as far as INLINE_BYTES for each allows."""
+_writing = 0
 INLINE_BYTES = 64 << 10
 """Checksums of less than this cost less than a thread does."""
 
@@ -30,39 +33,66 @@ async def write_segment(
     `digest` (of hashlib) takes in the same bytes. On any exception, from `chunks` or a cancellation too, no object is
     left. Raises NoSpace, StoreDown.
     """
-    checksums, length = bytearray(), 0
+    global _writing
+    taken = _Checksums(digest)
 
     async def checked() -> AsyncGenerator[bytearray, None]:
-        nonlocal checksums, length
         async for blocks in _regrouped(chunks):
-            checksums += (
-                await in_thread(_take_in, blocks, digest) if len(blocks) > INLINE_BYTES else _take_in(blocks, digest)
-            )
-            length += len(blocks)
+            if len(blocks) > INLINE_BYTES:
+                await in_thread(taken.update, blocks)
+            else:
+                taken.update(blocks)
             yield blocks
 
-    async with aclosing(checked()) as blocks:
-        await store.put(key, blocks)
-    return Segment(key, offset, length, bytes(checksums))
+    _writing += 1
+    try:
+        async with aclosing(checked()) as blocks:
+            await store.put(key, blocks)
+    finally:
+        _writing -= 1
+    return Segment(key, offset, taken.length, taken.finish())
 
 
 async def _regrouped(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytearray, None]:
-    """Whole blocks, one or several at a time; the last piece may be shorter."""
+    """The same bytes in larger pieces: up to a block, less when so many arrive that their blocks would fill the memory.
+    Slow ones hold what they brought until it is enough."""
     held = bytearray()
     async for chunk in chunks:
         held += chunk
-        if whole := len(held) // BLOCK_BYTES * BLOCK_BYTES:
-            yield held[:whole]
-            del held[:whole]
+        if len(held) >= max(INLINE_BYTES, min(BLOCK_BYTES, HELD_BYTES // _writing)):
+            yield held
+            held = bytearray()
     if held:
         yield held
 
 
-def _take_in(blocks: bytearray, digest: Any) -> bytes:
-    if digest is not None:
-        digest.update(blocks)
-    view = memoryview(blocks)
-    return b"".join(_checksum(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES))
+class _Checksums:
+    """The CRC-32 of each block of the bytes taken in, and their digest."""
+
+    def __init__(self, digest: Any) -> None:
+        self.length = 0
+        self._digest, self._checksum, self._checksums = digest, 0, bytearray()
+
+    def update(self, piece: bytearray) -> None:
+        if self._digest is not None:
+            self._digest.update(piece)
+        view = memoryview(piece)
+        while view:
+            room = BLOCK_BYTES - self.length % BLOCK_BYTES
+            self._checksum = zlib.crc32(view[:room], self._checksum)
+            self.length += len(view[:room])
+            if self.length % BLOCK_BYTES == 0:
+                self._end()
+            view = view[room:]
+
+    def finish(self) -> bytes:
+        if self.length % BLOCK_BYTES:
+            self._end()
+        return bytes(self._checksums)
+
+    def _end(self) -> None:
+        self._checksums += self._checksum.to_bytes(CHECKSUM_BYTES, "big")
+        self._checksum = 0
 
 
 def _checksum(block: bytes | memoryview) -> bytes:

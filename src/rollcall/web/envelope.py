@@ -115,8 +115,9 @@ def _parse(members: list[Member], given: dict[str, str], issues: list[dict[str, 
     found: dict[str, Any] = {}
     for member in members:
         if member.name in GIVEN and member.value is None:
-            issues.append(issue(member.name, "too_big", f"{member.name} is longer than {MEMBER_BYTES_MAX:,} bytes."))
-        elif member.name in GIVEN:
+            text = f"{member.name} is longer than {MEMBER_BYTES_MAX:,} bytes."
+            raise refused([issue(member.name, "too_big", text)])
+        if member.name in GIVEN:
             value = member.loads()
             found[member.name] = value if isinstance(value, str) or member.name not in NAMES else _text(member)
     asked = parse_request(found | given, issues, on_invalid="fail")

@@ -6,7 +6,7 @@ proxy in front of it, which there need not be:
 
     a head has HEAD_BYTES_MAX, and HEAD_SECONDS until it is whole; so has a body that was answered before its end
     an answer that nobody takes is given up after TAKE_SECONDS
-    beyond CONNECTIONS_MAX the one that has waited longest for a head is let go
+    when the files of the process run out, the one that has waited longest for a head is let go
     one Host; chunked alone, or a length; what follows the last chunk is no header; an offer to upgrade is passed over
     what is refused here gets the one error body
 
@@ -16,6 +16,7 @@ How fast a body has to come is the business of who reads it (`body`).
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import cast
 from uuid import uuid4
 
@@ -31,8 +32,23 @@ HEAD_BYTES_MAX = 64 << 10
 HEAD_SECONDS = 30.0
 TAKE_SECONDS = 60.0
 LINGER_SECONDS = 2.0
-CONNECTIONS_MAX = 900
-"""Most systems give a process 1,024 files."""
+CONNECTIONS_MAX = FILES_MAX = 8192
+FILES_OF_OURS, FILES_OF_A_CONNECTION = 100, 3
+"""Each request may need its socket, a file of the store and one to be judged in."""
+
+
+def connections_max() -> int:
+    """How many connections this process has files for."""
+    return max(10, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_OF_OURS) // FILES_OF_A_CONNECTION)
+
+
+def raise_file_limit() -> None:
+    """Many systems begin with 1,024 files a process and let it have more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
 
 log = structlog.get_logger()
 
@@ -49,7 +65,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._look_at_the_clock()
-        if len(self.connections) > CONNECTIONS_MAX:
+        if len(self.connections) > min(CONNECTIONS_MAX, connections_max()):
             waiting = [each for each in self.connections if isinstance(each, Connection) and not each._unanswered()]
             min(waiting, key=lambda each: each._deadline.when() if each._deadline else 0.0)._refuse(Busy())
 
@@ -61,19 +77,26 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         self._unset_keepalive_if_required()
-        self._unread += len(data)
         try:
-            self.parser.feed_data(data)
-            if self._unread > HEAD_BYTES_MAX:  # it hands a header over when it is whole, an extension of a chunk never
-                raise HeadersTooLarge
-        except httptools.HttpParserUpgrade as offer:
-            self._pass_over_upgrade(data[offer.args[0] :])
+            while data:
+                data = self._feed(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, RollcallError) else InvalidInput("This is not valid HTTP/1.1."))
         except HeadersTooLarge as error:
             self._refuse(error)
         self._look_at_the_clock()
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse it; what is left to be parsed."""
+        self._unread += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            return self._without_upgrade(data[offer.args[0] :])
+        if self._unread > HEAD_BYTES_MAX:  # it hands a header over when it is whole, an extension of a chunk never
+            raise HeadersTooLarge
+        return b""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -124,15 +147,16 @@ class Connection(HttpToolsProtocol):
         # To the parser such a request ends with its head. Nothing is begun then: it is read again, without the offer.
         return True
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Java's client offers h2c with every first request, and it has a body as any other."""
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """The request again, without the offer: Java's client offers h2c with every first request, body and all."""
         version = self.parser.get_http_version().encode()
         head = [self.scope["method"].encode(), b" ", self.url, b" HTTP/", version, b"\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"".join([*head, b"\r\n", rest]))
+        self._unread = 0
+        return b"".join([*head, b"\r\n", rest])
 
     def _count(self, count: int) -> None:
         self._unread = 0

@@ -69,9 +69,10 @@ def source_of(given: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
         return "", error.issues or []
 
 
-def refused(issues: list[dict[str, Any]]) -> InvalidInput:
+def refused(issues: list[dict[str, Any]], total: int = 0) -> InvalidInput:
     """The error that says these issues, the first 100 of them, and the first one in its own message."""
-    more = {"issuesTotal": len(issues)} if len(issues) > ISSUES_MAX else {}
+    total = max(total, len(issues))
+    more = {"issuesTotal": total} if total > ISSUES_MAX else {}
     return InvalidInput(f"The request is not valid: {issues[0]['message']}", issues=issues[:ISSUES_MAX], **more)
 
 
@@ -94,10 +95,11 @@ def query_of(query: bytes) -> dict[str, str]:
         text = "The query is not valid UTF-8. Encode it as UTF-8, and percent-encode that."
         raise refused([issue("query", "invalid_utf8", text)]) from error
     names = [name for name, _ in pairs]
-    issues = [_unknown(name) for name in names if name not in GIVEN]
+    unknown = [name for name in names if name not in GIVEN]
+    issues = [_unknown(name) for name in unknown[:ISSUES_MAX]]
     issues += [twice(name) for name in GIVEN if names.count(name) > 1]
     if issues:
-        raise refused(issues)
+        raise refused(issues, len(unknown))
     return dict(pairs)
 
 

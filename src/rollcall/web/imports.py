@@ -21,7 +21,7 @@ from rollcall.keys import Caller
 from rollcall.web import CallerDep, Service, ServiceDep
 from rollcall.web.outgoing import AnswerRoom, reply
 from rollcall.web.responses import PROBLEMS, Answer, Text
-from rollcall.web.watch import MEMBER_BYTES, is_known, tag
+from rollcall.web.watch import is_known, tag
 
 LISTED_MEMBER_BYTES = 2 << 10
 """What one member of `options` or `plan` may have in a list; a longer one is null there."""
@@ -182,11 +182,10 @@ async def retry(service: ServiceDep, caller: CallerDep, room: AnswerRoom, job_id
 
 
 async def _find(service: Service, caller: Caller, job_id: UUID) -> Import:
-    async with service.database.session() as tx:
-        found = await imports.outline(tx, [job_id], member_bytes=MEMBER_BYTES)
-    if not found or not caller.may_use(found[0].source):
+    job = await service.watch.find(job_id)
+    if job is None or not caller.may_use(job.source):
         raise NotFound("There is no import with this jobId.")
-    return found[0]
+    return job
 
 
 def describe(job: Import) -> ImportShown:

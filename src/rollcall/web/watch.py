@@ -29,8 +29,8 @@ PAUSE_SECONDS = 0.02
 LISTEN_SECONDS = 30.0
 """How often the listening connection is tried: one that is dead on the way says nothing either."""
 REDIAL_SECONDS = 2.0
-TOGETHER = 200
-"""Imports that one statement asks for."""
+TOGETHER, FOUND_TOGETHER = 200, 50
+"""Imports whose progress one statement asks for; imports that one statement reads whole."""
 MEMBER_BYTES = 256 << 10
 """What one member of `options` or `plan` may have where one import is shown; a longer one is null."""
 
@@ -52,6 +52,28 @@ class Watch:
         self._anybody = asyncio.Event()
         self._due = asyncio.Event()
         self._stopped = False
+        self._asked: dict[UUID, asyncio.Future[Import | None]] = {}
+        self._finding: asyncio.Task[None] | None = None
+
+    async def find(self, job_id: UUID) -> Import | None:
+        """An import as it stands now, or None: many requests that begin at the same time take one session, not many."""
+        answer = self._asked.setdefault(job_id, asyncio.get_running_loop().create_future())
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.create_task(self._find())
+        return await asyncio.shield(answer)
+
+    async def _find(self) -> None:
+        while some := {job_id: self._asked.pop(job_id) for job_id in list(islice(self._asked, FOUND_TOGETHER))}:
+            try:
+                async with self._database.session() as tx:
+                    jobs = await imports.outline(tx, list(some), member_bytes=MEMBER_BYTES)
+            except (RollcallError, psycopg.Error) as error:
+                for answer in some.values():
+                    answer.set_exception(error)
+            else:
+                found = {job.id: job for job in jobs}
+                for job_id, answer in some.items():
+                    answer.set_result(found.get(job_id))
 
     async def wait(self, job_id: UUID, known: Collection[str], seconds: float) -> Import | None:
         """The import once its tag is none of `known` or it is final; None when that did not happen in time.
@@ -114,7 +136,10 @@ class Watch:
     def _told(self, job_id: UUID, now: Progress) -> list[_Waiter]:
         """Those who are to be told of this."""
         waiters = [each for each in self._waiting.get(job_id, set()) if not each.answer.done()]
-        return [each for each in waiters if now.state in FINAL or not is_known(now, each.known)]
+        if now.state in FINAL:
+            return waiters
+        current = tag(now)
+        return [each for each in waiters if current not in each.known and "*" not in each.known]
 
     def _forget(self, job_id: UUID, waiter: _Waiter) -> None:
         waiters = self._waiting[job_id]

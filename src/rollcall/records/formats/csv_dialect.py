@@ -48,6 +48,8 @@ class Dialect:
     header: list[str]
     quoting: Quoting = "doubled"
     line_end: LineEnd = "\n"
+    title: bool = False
+    """Whether the first line seems to be a title or a note: it has one cell, and a later line has more."""
 
 
 def csv_dialect(head: bytes, given: str | None = None) -> Dialect:
@@ -70,7 +72,14 @@ def csv_dialect(head: bytes, given: str | None = None) -> Dialect:
     plan = Plan("csv", "none", (), Mapping("", ()), line_end=_line_end(text))
     plan = _best(text, plan, [delimiter] if delimiter else DELIMITERS)
     header = _header(text, plan)
-    return Dialect(plan.delimiter or ",", skip, header, plan.quoting, plan.line_end)
+    title = sum(map(bool, header)) == 1 and any(_has_cells(text[:_SNIFFED_BYTES], plan, each) for each in DELIMITERS)
+    return Dialect(plan.delimiter or ",", skip, header, plan.quoting, plan.line_end, title)
+
+
+def _has_cells(text: bytes, plan: Plan, delimiter: bytes) -> bool:
+    """Whether a line has more than one cell that is not blank, two of them contact words or an address."""
+    rows = [split(raw, delimiter) for raw, _ in _sample(text, replace(plan, delimiter=delimiter.decode()))]
+    return any(sum(bool(_CONTACT_WORD.search(cell) or b"@" in cell) for cell in row) > 1 for row in rows[1:])
 
 
 def _of_reject_file(text: bytes) -> bytes | None:
