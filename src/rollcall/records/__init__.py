@@ -101,8 +101,9 @@ def _csv_plan(head: bytes, compression: Compression, delimiter: str | None, mapp
         mapped = _columns(mapping, header)
     except (NoEmailColumn, NoNameColumn) as error:
         raise type(error)(TITLE_LINE) if dialect.title else error from None
-    plan = Plan("csv", compression, header, mapped, dialect.delimiter, dialect.skip, mapping_given=mapping is not None)
-    return replace(plan, quoting=dialect.quoting, line_end=dialect.line_end)
+    plan = Plan("csv", compression, header, mapped, dialect.delimiter, dialect.skip)
+    given = mapping is not None and reject_file.MORE in header  # its Records are JSON
+    return replace(plan, quoting=dialect.quoting, line_end=dialect.line_end, mapping_given=given)
 
 
 def _json_keys(head: bytes, whole: bool, last: bool, given: str | None) -> tuple[layout.Layout | None, tuple[str, ...]]:
