@@ -17,6 +17,7 @@ class MemoryStore:
 
     def __init__(self, room: int = 1 << 30) -> None:
         self._room = room
+        self._owner: str | None = None
         self._objects: dict[str, tuple[bytes, float]] = {}
 
     async def put(self, key: str, blocks: AsyncIterator[bytes | bytearray]) -> None:
@@ -43,6 +44,12 @@ class MemoryStore:
     async def require(self, count: int) -> None:
         if sum(len(data) for data, _ in self._objects.values()) + count > self._room:
             raise NoSpace
+
+    async def owner(self) -> str | None:
+        return self._owner
+
+    async def claim(self, identity: str) -> None:
+        self._owner = self._owner or identity
 
     async def check(self) -> None:
         await self.require(1)

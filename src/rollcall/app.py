@@ -12,12 +12,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
+import psycopg
 import pyarrow as pa
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from rollcall import __version__, embedded, telemetry
+from rollcall import __version__, embedded, store_owner, telemetry
 from rollcall.database import Database
+from rollcall.errors import RollcallError, StoreMismatch
 from rollcall.receive import Limits
 from rollcall.settings import Settings
 from rollcall.storage import open_store
@@ -31,6 +34,8 @@ GRACE_SECONDS = 8
 CLEANUP_SECONDS = 5
 KEYLESS_LIMIT = 1000
 """Uploads that arrive and imports that are queued while there is no key, unless the settings say otherwise."""
+
+log = structlog.get_logger()
 
 
 def create(settings: Settings, *, database_url: str) -> FastAPI:
@@ -49,11 +54,13 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
                 spool_dir=settings.data_dir,
             )
             watching = asyncio.create_task(app.state.service.watch.run())
+            looking = asyncio.create_task(_log_mismatch(app.state.service))
             yield
             await responses.wait_for_requests(app, CLEANUP_SECONDS)
             app.state.service.checks.stop()
             watching.cancel()
-            await asyncio.wait([watching], timeout=CLEANUP_SECONDS)
+            looking.cancel()
+            await asyncio.wait([watching, looking], timeout=CLEANUP_SECONDS)
 
     app = FastAPI(
         title="Rollcall",
@@ -82,6 +89,17 @@ class _Server(uvicorn.Server):
         api.state.stopping = True
         api.state.service.watch.stop()
         await super().shutdown(sockets)
+
+
+async def _log_mismatch(service: Service) -> None:
+    """Say at the start what every upload is going to be told. What else is in the way may pass: `/health` says it."""
+    try:
+        async with service.database.session() as tx:
+            await store_owner.check(tx, service.store)
+    except StoreMismatch as error:
+        log.error("store.mismatch", code=error.code, message=str(error))
+    except (RollcallError, psycopg.Error):
+        return
 
 
 def _keyless_limits(settings: Settings) -> Limits:

@@ -11,7 +11,7 @@
     │   ├─ ArchiveTruncated ArchiveCorrupt ArchiveTooLarge NestedArchive InvalidRecords TooManyRejects
     │   └─ ReaderChanged ObjectMissing ObjectCorrupt Crashed
     ├─ Unavailable    a dependency is at fault: 503 or 507, retried
-    │   ├─ DatabaseDown DatabaseFull DatabaseLocked StoreDown NoSpace Busy NoProgress OutOfMemory
+    │   ├─ DatabaseDown DatabaseFull DatabaseLocked StoreDown StoreMismatch NoSpace Busy NoProgress OutOfMemory
     │   └─ EmbeddedInUse EmbeddedFailed
     ├─ ContactsRefused ContactsContended ImportFailed    the import fails, and may be retried
     └─ Stopped        a signal between the parts of a worker: Draining Fenced
@@ -339,6 +339,12 @@ class StoreDown(Unavailable):
     """The store of the uploaded files cannot be reached."""
 
     code = "STORE_UNAVAILABLE"
+
+
+class StoreMismatch(Unavailable):
+    """DATA_DIR holds another database's files. Correct it or DATABASE_URL; to move it, see docs/operations.md."""
+
+    code = "STORE_MISMATCH"
 
 
 class NoSpace(Unavailable):

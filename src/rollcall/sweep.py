@@ -9,8 +9,8 @@
 
 Rows go first, then objects: what a crash leaves between the two is an object that no row knows. Every worker sweeps,
 one at a time. Times are told by the database's clock. When it says that more than an hour passed between two sweeps, it
-may have been set forward: one hour is believed, and what was there before is kept for the rest of its time. Assumes
-that the store belongs to this database alone.
+may have been set forward: one hour is believed, and what was there before is kept for the rest of its time. Where the
+store belongs to another database (`store_owner`), a sweep deletes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import pairwise
 
 import structlog
 
-from rollcall import imports, keys, rejects, uploads, workers
+from rollcall import imports, keys, rejects, store_owner, uploads, workers
 from rollcall.database import SWEEP_LOCK, Connection, Database, lock_alone
 from rollcall.storage import Store, is_key
 
@@ -48,10 +48,11 @@ async def sweep(
     rejects_retention: timedelta,
     imports_retention: timedelta,
 ) -> None:
-    """Once over everything; nothing while another one is at it. Raises StoreDown and what psycopg raises."""
+    """Once over everything; nothing while another one is at it. Raises StoreMismatch, StoreDown, psycopg.Error."""
     async with await database.connect("rollcall:sweep") as tx:
         if not await lock_alone(tx, SWEEP_LOCK):
             return
+        await store_owner.claim_used(tx, store)
         spans = await _note(tx)
         imports_age, files_age, rejects_age, upload_age = (
             _believed(age, spans)
@@ -65,12 +66,12 @@ async def sweep(
         done = {"workers": await workers.delete_dead(tx, WORKER_LIFE), "rejects": 0, "imports": 0}
         while count := await rejects.expire(tx, rejects_age, limit=REJECTS_AT_ONCE):
             done["rejects"] += count
-        done["files"] = await _delete(store, lambda: _expire(tx, files_age))
+        done["files"] = await _delete(tx, store, lambda: _expire(tx, files_age))
         while count := await imports.expire(tx, imports_age, limit=IMPORTS_AT_ONCE):
             done["imports"] += count
         done["keys"] = await keys.expire(tx, imports_age)
         await imports.sum_up(tx, limit=ENDS_AT_ONCE)
-        done["abandoned"] = await _delete(store, lambda: uploads.abandon(tx, upload_age, limit=UPLOADS_AT_ONCE))
+        done["abandoned"] = await _delete(tx, store, lambda: uploads.abandon(tx, upload_age, limit=UPLOADS_AT_ONCE))
         done["unknown"] = await _delete_unknown(tx, store)
     if any(done.values()):
         log.info("sweep.done", **done)
@@ -110,10 +111,11 @@ def _believed(age: timedelta, spans: list[Span]) -> timedelta:
     return age
 
 
-async def _delete(store: Store, forget: Callable[[], Awaitable[list[str]]]) -> int:
+async def _delete(tx: Connection, store: Store, forget: Callable[[], Awaitable[list[str]]]) -> int:
     """Delete the objects of batch after batch of rows that are gone; how many."""
     count = 0
     while keys := await forget():
+        await store_owner.claim(tx, store)
         await store.delete_many(keys)
         count += len(keys)
     return count
@@ -122,7 +124,8 @@ async def _delete(store: Store, forget: Callable[[], Awaitable[list[str]]]) -> i
 async def _delete_unknown(tx: Connection, store: Store) -> int:
     count = 0
     async for found in store.list(older_than=UPLOAD_LIFE):
-        unknown = await uploads.orphans(tx, [key for key in found if is_key(key)])
-        await store.delete_many(unknown)
-        count += len(unknown)
+        if unknown := await uploads.orphans(tx, [key for key in found if is_key(key)]):
+            await store_owner.claim(tx, store)
+            await store.delete_many(unknown)
+            count += len(unknown)
     return count

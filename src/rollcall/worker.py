@@ -19,9 +19,9 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from rollcall import imports, pipeline, sweep, workers
+from rollcall import imports, pipeline, store_owner, sweep, workers
 from rollcall.database import Connection, Database, classify, connect, connection_limit, end_sessions
-from rollcall.errors import DatabaseDown
+from rollcall.errors import DatabaseDown, StoreDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
 from rollcall.loading import retries
 from rollcall.loading.part_reader import PART_READ
@@ -48,8 +48,8 @@ log = structlog.get_logger()
 async def run(settings: Settings, database_url: str, *, once: bool = False, stop: asyncio.Event | None = None) -> None:
     """Work until SIGTERM or SIGINT (or until `stop` is set, if given); with `once`, until no import is open.
 
-    Raises BadSettings when they need more connections than the database allows; DatabaseDown when that stays away for
-    five minutes.
+    Raises BadSettings when they need more connections than the database allows; StoreMismatch when the store belongs to
+    another database; DatabaseDown when that stays away for five minutes.
     """
     share_memory()
     draining = stop or asyncio.Event()
@@ -184,6 +184,8 @@ class Worker:
             first = await connect(self._database.url, "rollcall:worker")
             async with first:
                 self._settings.check_connections(await connection_limit(first))
+                with suppress(StoreDown):  # imports wait for it
+                    await store_owner.check(first, self._store)
                 self._number = await workers.register(first, self._name)
         control = await connect(self._database.url, workers.session_name(self._number), idle_seconds=5)
         try:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import httpx
 import typer
 
-from rollcall import embedded, keys, telemetry
+from rollcall import embedded, keys, store_owner, telemetry
 from rollcall.cli.children import (
     LOOK_SECONDS,
     ApiWatch,
@@ -35,9 +35,10 @@ from rollcall.cli.children import (
     run_until,
 )
 from rollcall.database import POOL_SIZE, Database, connection_limit
-from rollcall.errors import RollcallError
+from rollcall.errors import RollcallError, StoreDown
 from rollcall.migrations import migrate
 from rollcall.settings import BadSettings, Settings
+from rollcall.storage import open_store
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -88,6 +89,13 @@ async def refuse_too_many(settings: Settings, url: str) -> None:
         settings.check_connections(
             await connection_limit(tx), besides=POOL_SIZE + 2
         )  # the API's pool, the one it listens on, and our own
+
+
+async def refuse_foreign_store(settings: Settings, url: str) -> None:
+    """Raises StoreMismatch when the files in DATA_DIR belong to another database; DatabaseDown."""
+    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+        with contextlib.suppress(StoreDown):  # `/health` says so
+            await store_owner.check(tx, open_store(settings.data_dir))
 
 
 async def keys_made(url: str) -> bool:
@@ -147,6 +155,7 @@ async def _supervise(settings: Settings, server: embedded.Server | None) -> None
 
 async def _prepare(settings: Settings, url: str) -> None:
     await migrate(url)
+    await refuse_foreign_store(settings, url)
     await refuse_too_many(settings, url)
     await refuse_public(settings, url)
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import os
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import suppress
@@ -77,6 +78,12 @@ class FileStore:
     async def require(self, count: int) -> None:
         await _in_thread(self._require, count)
 
+    async def owner(self) -> str | None:
+        return await _in_thread(self._owner)
+
+    async def claim(self, identity: str) -> None:
+        await _in_thread(self._claim, identity)
+
     async def check(self) -> None:
         await _in_thread(self._try)
 
@@ -100,6 +107,29 @@ class FileStore:
         if made or folder not in self._durable:
             _sync_directory(folder.parent)
             self._durable.add(folder)
+
+    @property
+    def _marker(self) -> Path:
+        """Beside the objects, so that a copy of their folder is nobody's yet."""
+        return self._root.with_name(f"{self._root.name}.database")
+
+    def _owner(self) -> str | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return self._marker.read_text(encoding="ascii", errors="replace").strip()
+        return None
+
+    def _claim(self, identity: str) -> None:
+        self._make(self._root)
+        written = self._marker.with_name(f"{self._marker.name}.{secrets.token_hex(8)}")
+        try:
+            with written.open("x", encoding="ascii") as file:
+                file.write(f"{identity}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            _link(written, self._marker)
+        finally:
+            written.unlink(missing_ok=True)
+        _sync_directory(self._marker.parent)
 
     def _require(self, count: int) -> None:
         self._make(self._root)
@@ -159,6 +189,19 @@ def _abandon(file: BinaryIO, *paths: Path) -> None:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _link(written: Path, path: Path) -> None:
+    """Give a whole file its name, unless something has that name."""
+    try:
+        path.hardlink_to(written)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if not path.exists():  # a file system without hard links
+            written.rename(path)
 
 
 def _make_directory(folder: Path) -> bool:

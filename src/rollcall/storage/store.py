@@ -69,6 +69,14 @@ class Store(Protocol):
         """Raises NoSpace when there is no room for `count` bytes more."""
         ...
 
+    async def owner(self) -> str | None:
+        """The identity that `claim` recorded; None when there is none yet."""
+        ...
+
+    async def claim(self, identity: str) -> None:
+        """Record `identity` as the owner, durably, unless an owner is recorded: `owner` then says which one it is."""
+        ...
+
     async def check(self) -> None:
         """Whether objects can be stored now, for `/health`: cheap, it is asked often. Raises NoSpace."""
         ...

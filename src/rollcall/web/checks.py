@@ -13,7 +13,7 @@ from collections import deque
 import psycopg
 import structlog
 
-from rollcall import contacts, workers
+from rollcall import contacts, store_owner, workers
 from rollcall.database import Database
 from rollcall.errors import RollcallError, Unavailable
 from rollcall.storage import Store
@@ -69,7 +69,8 @@ class Checks:
             async with self._database.session() as tx:
                 await contacts.readable(tx)
                 alive = await workers.count_alive(tx, STALE_SECONDS)
-            self._asked = "store"
+                self._asked = "store"
+                await store_owner.check(tx, self._store)
             await self._store.check()
         except RollcallError as error:
             return error

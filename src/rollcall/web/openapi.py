@@ -29,6 +29,7 @@ from rollcall.errors import (
     RollcallError,
     StillArriving,
     StoreDown,
+    StoreMismatch,
     TooLarge,
     TooManyRequests,
     Unauthorized,
@@ -109,7 +110,7 @@ ROUTES: dict[tuple[str, str], Route] = {
         {"jobId": JOB_ID},
         (
             *(UploadFailed, StillArriving, TooLarge, UnsupportedMediaType, IdempotencyMismatch, TooManyRequests),
-            *(StoreDown, NoSpace),
+            *(StoreDown, StoreMismatch, NoSpace),
         ),
     ),
     ("get", "/imports"): Route("listImports", {"imports": [IMPORT], "next": None}),
