@@ -27,7 +27,7 @@ from uuid import UUID
 
 import structlog
 
-from rollcall import imports, uploads
+from rollcall import imports, store_owner, uploads
 from rollcall.database import Connection, Database
 from rollcall.errors import (
     DatabaseDown,
@@ -43,6 +43,7 @@ from rollcall.options import Options
 from rollcall.segment_writer import append
 from rollcall.storage import Store, open_segments
 from rollcall.telemetry import RECEIVED_BYTES
+from rollcall.turns import turn
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
 
@@ -94,8 +95,8 @@ async def one_request(
     database: Database, store: Store, incoming: Incoming, limits: Limits | None = None
 ) -> AsyncGenerator[Arrival, None]:
     """An Upload of one request: it counts and is alive as long as the block runs; if it is not complete then, nothing
-    is left of it. Raises TooManyRequests when the sender is beyond `limits`; StillArriving; DatabaseDown, StoreDown.
-    """
+    is left of it. Raises TooManyRequests when the sender is beyond `limits`; StillArriving, Busy, StoreMismatch,
+    DatabaseDown, StoreDown."""
     arrival = await begin(database, store, incoming, limits)
     try:
         async with _alive(database, arrival.upload.id):
@@ -108,20 +109,21 @@ async def one_request(
 async def begin(
     database: Database, store: Store, incoming: Incoming, limits: Limits | None = None, *, pausable: bool = False
 ) -> Arrival:
-    """The Upload's row, made before a byte of it is awaited. Raises TooManyRequests, StillArriving, DatabaseDown.
+    """The Upload's row, made before a byte of it is awaited. Raises what `one_request` raises.
 
     `pausable`: it comes in several requests, and silence between them is no death (`uploads.resume`).
     """
     upload, first, dropped = Upload(imports.new_id()), None, list[str]()
-    async with database.transaction() as tx:
+    async with database.session() as tx:
+        await store_owner.claim(tx, store)
+    async with turn(incoming.created_by), database.transaction() as tx:
         await uploads.lock_sender(tx, incoming.created_by)
         if incoming.idempotency_key is not None:
             first, dropped = await _first(tx, incoming.created_by, incoming.idempotency_key)
         if limits is not None:
             await _admit(tx, incoming.created_by, limits, queues=first is None)
-        if first is not None:
-            incoming = Incoming(created_by=incoming.created_by)
-        await uploads.create(tx, upload.id, incoming, pausable=pausable)
+        kept = incoming if first is None else Incoming(created_by=incoming.created_by)
+        await uploads.create(tx, upload.id, kept, pausable=pausable)
     await store.delete_many(dropped)
     return Arrival(database, store, upload, incoming.created_by, first)
 
@@ -162,8 +164,7 @@ async def become_import(
                 options=options.to_json(),
                 created_by=arrival.created_by,
             )
-    except DatabaseDown:
-        # The answer to the COMMIT may be all that was lost.
+    except DatabaseDown:  # the answer to the COMMIT may be all that was lost
         async with arrival.database.session() as tx:
             if await imports.state_and_attempt(tx, job_id) is None:
                 raise
@@ -195,8 +196,7 @@ async def digest(database: Database, store: Store, upload: Upload) -> bytes:
             segments = await uploads.segments(tx, upload.id)
         with open_segments(store, segments, upload.length) as stream:
             upload.sha256 = await in_thread(hashlib.file_digest, stream, "sha256")
-    taken: bytes = upload.sha256.digest()
-    return taken
+    return bytes(upload.sha256.digest())
 
 
 async def drop(database: Database, store: Store, upload: Upload) -> None:
