@@ -57,6 +57,11 @@ CREATE TABLE rollcall.figures (
     label text NOT NULL,
     value double precision NOT NULL
 );
+CREATE TABLE rollcall.identity (
+    id uuid NOT NULL,
+    only_row boolean DEFAULT true NOT NULL,
+    CONSTRAINT identity_only_row_check CHECK (only_row)
+);
 CREATE TABLE rollcall.import_parts (
     import_id uuid NOT NULL,
     loader integer CONSTRAINT import_parts_lane_not_null NOT NULL,
@@ -197,6 +202,8 @@ ALTER TABLE ONLY public.contacts
     ADD CONSTRAINT contacts_source_email_key UNIQUE (source, email);
 ALTER TABLE ONLY rollcall.figures
     ADD CONSTRAINT figures_pkey PRIMARY KEY (name, label);
+ALTER TABLE ONLY rollcall.identity
+    ADD CONSTRAINT identity_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY rollcall.import_parts
     ADD CONSTRAINT import_parts_pkey PRIMARY KEY (import_id, loader, first);
 ALTER TABLE ONLY rollcall.imports
