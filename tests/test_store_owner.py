@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -130,7 +131,7 @@ def clone_url(cluster: str, template: str) -> Iterator[str]:
     with psycopg.connect(cluster, dbname="postgres", autocommit=True) as connection:
         create = sql.SQL("create database {} template {}")
         connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-    yield cluster.rsplit("/", 1)[0] + f"/{name}"
+    yield urlsplit(cluster)._replace(path=f"/{name}").geturl()
     with psycopg.connect(cluster, dbname="postgres", autocommit=True) as connection:
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
