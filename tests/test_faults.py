@@ -28,7 +28,7 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
-from rollcall import database, embedded, imports, migrations, sweep, worker, workers
+from rollcall import database, embedded, imports, liveness, migrations, sweep, worker, workers
 from rollcall.database import Connection, connect
 from rollcall.loading import retries
 from service import objects, served
@@ -67,7 +67,7 @@ async def place(server: embedded.Server, tmp_path: Path) -> AsyncIterator[Site]:
 @pytest.fixture
 async def at_work(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A worker in this process that looks often."""
-    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.2)
     stop = asyncio.Event()
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))
     yield
@@ -130,7 +130,7 @@ async def test_who_went_down_with_postgres_is_not_to_blame(
     server: embedded.Server, place: Site, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its import is taken over; that it may be one that workers die of, nothing says."""
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.1)
     file = File("crm", 0, 100)
     job_id = await place.post(file.source, file.csv())
     async with await connect(place.url, "test") as tx:
@@ -275,7 +275,7 @@ async def test_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
-    monkeypatch.setattr(retries, "FULL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(liveness, "FULL_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(retries, "BACK_OFF_SECONDS", 0.2)
     file = File("crm", 0, 1500)
     mount = server.home / "small"

@@ -21,7 +21,7 @@ from faults.harness import Site, part_records, site
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
 from faults.store import FaultyStore
-from rollcall import database, worker
+from rollcall import database, liveness, worker
 from rollcall.database import Database
 from rollcall.loading import loader
 from rollcall.options import Options
@@ -57,9 +57,9 @@ async def place(
 ) -> AsyncIterator[Site]:
     """Parts are small here, and workers impatient."""
     for name in ("BEAT_SECONDS", "STALE_SECONDS", "GRACE_SECONDS"):
-        monkeypatch.setattr(worker, name, getattr(worker, name) / HASTE)
+        monkeypatch.setattr(liveness, name, getattr(liveness, name) / HASTE)
     monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.1)
-    monkeypatch.setattr(database, "ANSWER_SECONDS", 1.5)  # longer than anybody waits for a lock
+    monkeypatch.setattr(liveness, "ANSWER_SECONDS", 1.5)  # longer than anybody waits for a lock
     monkeypatch.setitem(database.SOCKET, "connect_timeout", 2)
     with part_records(RECORDS):
         async with site(database_url, tmp_path) as here:

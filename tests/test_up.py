@@ -19,10 +19,10 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from rollcall import workers
+from rollcall import liveness, workers
 from rollcall.cli import app
 from rollcall.cli import children as children_module
-from rollcall.cli.children import FIRST_MISSES, LIVE_MISSES, STALE_SECONDS, ApiWatch, Child, WorkerWatch, run_until
+from rollcall.cli.children import FIRST_MISSES, LIVE_MISSES, ApiWatch, Child, WorkerWatch, run_until
 from rollcall.cli.up import StartFailed
 from test_cli import account, environment, until
 
@@ -191,13 +191,13 @@ async def test_a_worker_is_frozen_when_it_is_silent_twice(database_url: str, sle
 
     try:
         assert not await look()  # it has not introduced itself yet
-        beat(STALE_SECONDS / 2)
+        beat(liveness.STALE_SECONDS / 2)
         assert not await look()
-        beat(STALE_SECONDS * 2)
+        beat(liveness.STALE_SECONDS * 2)
         assert not await look()
         beat(0)
         assert not await look()
-        beat(STALE_SECONDS * 2)
+        beat(liveness.STALE_SECONDS * 2)
         assert [await look(), await look()] == [False, True]
     finally:
         await watch.close()

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults.proxy import proxy
-from rollcall import database, workers
+from rollcall import database, liveness, workers
 from rollcall.database import Database
 from rollcall.errors import InvalidInput
 from rollcall.web import checks, responses
@@ -80,7 +80,7 @@ async def test_a_database_that_takes_questions_and_answers_none(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No timeout of TCP ends that: a pooler before it may do so."""
-    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(liveness, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
     async with proxy(database_url) as before, served(before.url, tmp_path) as client:
         assert (await client.get("/contacts")).status_code == 200

@@ -9,7 +9,7 @@ The floors, from the top; nothing imports what stands above it (the contract in 
     schema      migrations/                          numbered files; adopts a contacts table from before
     library     records/                             bytes in, Parts out; knows no table
     machines    storage/ database binary_copy embedded/
-    ground      settings · errors telemetry waiting process
+    ground      settings · errors telemetry waiting process liveness
 
 Read `pipeline` first: it fits one screen.
 """

@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from rollcall import liveness
 from rollcall.errors import DatabaseDown, DatabaseFull, DatabaseLocked, RollcallError
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -38,9 +39,6 @@ LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
 SENDER_LOCK_CLASS = 1_380_740_205
 """First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
-ANSWER_SECONDS = 120.0
-"""A pooler between may take our bytes and pass none on: no timeout of TCP or of the server ends that. The longest
-statement loads a batch, in a small part of this. Longer than `lock_timeout`, or a half-open twin is never ended."""
 STATEMENT_SECONDS = 15
 """What one statement of a pooled connection may take: those are answers that somebody waits for."""
 SOCKET: dict[str, Any] = {
@@ -67,7 +65,7 @@ class _Answering(psycopg.AsyncConnection[TupleRow]):
     """A connection that breaks when an answer is missing for too long."""
 
     async def wait(self, gen: PQGen[Answer], *args: Any, **kwargs: Any) -> Answer:
-        timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._break)
+        timer = asyncio.get_running_loop().call_later(liveness.ANSWER_SECONDS, self._break)
         try:
             return await super().wait(gen, *args, **kwargs)
         finally:
@@ -81,7 +79,7 @@ class _Answering(psycopg.AsyncConnection[TupleRow]):
 async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool = False) -> Connection:
     """One connection of one's own, in autocommit, with `name` (at most 63 bytes) in pg_stat_activity from the start.
 
-    It is lost when an answer takes longer than ANSWER_SECONDS, unless it is `patient`.
+    It is lost when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`.
     """
     kind = psycopg.AsyncConnection[TupleRow] if patient else _Answering
     connection = await kind.connect(url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET)

@@ -27,7 +27,7 @@ from uuid import UUID
 
 import structlog
 
-from rollcall import imports, uploads
+from rollcall import imports, liveness, uploads
 from rollcall.database import Connection, Database
 from rollcall.errors import (
     DatabaseDown,
@@ -46,9 +46,7 @@ from rollcall.telemetry import RECEIVED_BYTES
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
 
-SEEN_SECONDS = 5.0
-"""How often an Upload that arrives is said to be alive."""
-SILENCE = timedelta(seconds=20)
+SILENCE = timedelta(seconds=liveness.STALE_SECONDS)
 """An Upload of one request that was not heard of for this long does not count: its process is gone, or frozen."""
 IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 
@@ -257,7 +255,7 @@ async def _alive(database: Database, upload_id: UUID) -> AsyncGenerator[None, No
 
     async def say() -> None:
         while True:
-            await asyncio.sleep(SEEN_SECONDS)
+            await asyncio.sleep(liveness.BEAT_SECONDS)
             with suppress(Unavailable):  # bytes are stored without it
                 async with database.session() as tx:
                     await uploads.touch(tx, upload_id)

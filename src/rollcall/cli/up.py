@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import httpx
 import typer
 
-from rollcall import embedded, keys, telemetry
+from rollcall import embedded, keys, liveness, telemetry
 from rollcall.cli.children import (
     LOOK_SECONDS,
     ApiWatch,
@@ -39,7 +39,6 @@ from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
 from rollcall.settings import BadSettings, Settings
 
-READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 CONTACT = '{"source":"demo","data":[{"name":"Zoë Ångström","email":"zoe@example.com"}]}'
 
@@ -153,7 +152,7 @@ async def _prepare(settings: Settings, url: str) -> None:
 
 async def _ready(here: str, children: tuple[Child, ...], url: str) -> None:
     """Wait until the service is healthy, and say where it is. Raises StartFailed when a child dies before."""
-    end = time.monotonic() + READY_SECONDS
+    end = time.monotonic() + liveness.START_SECONDS
     async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
         while True:
             if time.monotonic() > end or any(child.process and child.process.poll() is not None for child in children):
