@@ -28,7 +28,7 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
-from rollcall import database, embedded, imports, liveness, migrations, sweep, worker, workers
+from rollcall import embedded, imports, liveness, migrations, pool, sweep, worker, workers
 from rollcall.database import Connection, connect
 from rollcall.loading import retries
 from service import objects, served
@@ -164,7 +164,7 @@ async def accepted(client: httpx.AsyncClient, file: File) -> UUID | None:
 @pytest.mark.usefixtures("at_work")
 async def test_postgres_is_away(server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An import goes on where it was; what is posted all the while is refused, and nothing of it is there."""
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
     file, later = File("crm", 0, 700), File("crm", 1, 300)
     async with served(place.url, place.folder) as client, watched(place):
         first = UUID((await client.post("/import", content=file.csv(), headers=HEADERS)).json()["jobId"])
@@ -193,7 +193,7 @@ async def test_postgres_goes_while_a_body_arrives(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender is told, and may send it again as soon as there is a database. What is left in the store is swept."""
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
 
     async def body() -> AsyncIterator[bytes]:
         yield file.csv()
@@ -240,7 +240,7 @@ async def fill_up(url: str) -> list[Held]:
 @pytest.mark.usefixtures("at_work")
 async def test_others_hold_all_connections(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no connection yet is told so or waits; when there are some again, the queue drains."""
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
     files = [File("crm", 0, 300), File("shop", 0, 300)]
 
     async def waits() -> bool:

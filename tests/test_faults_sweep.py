@@ -22,7 +22,7 @@ from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
 from faults.store import FaultyStore
 from rollcall import database, liveness, worker
-from rollcall.database import Database
+from rollcall.database import Dialler
 from rollcall.loading import loader
 from rollcall.options import Options
 from rollcall.receive import receive
@@ -152,7 +152,7 @@ async def test_every_call_of_the_store_fails_once(place: Site, fault: str) -> No
         store = FaultyStore(place.folder / "store", at=number, fault=fault)
         posted[await post(place, store, file)] = file
 
-        itself = worker.Worker(place.settings(), Database(place.url), store, asyncio.Event(), once=True)
+        itself = worker.Worker(place.settings(), Dialler(place.url), store, asyncio.Event(), once=True)
         await asyncio.wait_for(itself.run(), 60)
 
         await assert_whole(place, posted, f"{fault} at call {number} of {store.calls}")

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from rollcall import keys, liveness
-from rollcall.database import Database
+from rollcall.pool import Pool
 from service import Process, api, objects, rows, served, until
 
 CSV = b"name,email\nAlice,alice@example.com\n"
@@ -139,7 +139,7 @@ async def test_a_key_is_kept_for_a_day(client: httpx.AsyncClient, database_url: 
 
 async def test_a_key_belongs_to_its_sender(client: httpx.AsyncClient, database_url: str) -> None:
     await client.post("/import", content=CSV, headers=STREAM)
-    async with Database(database_url) as database, database.session() as tx:
+    async with Pool(database_url) as database, database.session() as tx:
         shown = [await keys.create(tx, name) for name in ("a", "b")]
     jobs = []
     for key in (*shown, shown[0]):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from rollcall import liveness
-from rollcall.database import STATEMENT_SECONDS
+from rollcall.pool import STATEMENT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 

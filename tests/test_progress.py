@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import pytest
 
-from faults.harness import Site, part_records, site
+from faults.harness import Database, Site, part_records, site
 from rollcall import liveness
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.imports import CRASHES_MAX
 from rollcall.loading import retries
 from rollcall.storage import FileStore

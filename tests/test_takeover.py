@@ -23,9 +23,10 @@ from faults.harness import Site, part_records, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Judgement, Link, Proxy, proxy
 from rollcall import control, imports, liveness, worker, workers
-from rollcall.database import LOCK_CLASS, Database, connect
+from rollcall.database import LOCK_CLASS, connect
 from rollcall.errors import DatabaseDown
 from rollcall.imports import Import
+from rollcall.pool import Pool
 
 FILE = File("crm", 0, 600)
 CLAIM, LOOK, TAKE = b"set state = 'running'", b"from pg_locks", b"crashes = z.crashes"
@@ -414,7 +415,7 @@ async def test_one_message_is_all(place: Site, between: Proxy, word: bytes, then
         await control.cancel(place.database, job_id)
     between.judge = lambda link, data: "answerless" if word in data else "pass"
 
-    async with Database(between.url) as database:
+    async with Pool(between.url) as database:
         with pytest.raises(DatabaseDown):
             await (control.cancel if then == "cancelled" else control.retry)(database, job_id)
 

@@ -20,7 +20,7 @@ import psycopg
 import structlog
 
 from rollcall import imports, liveness, pipeline, sweep, workers
-from rollcall.database import Connection, Database, classify, connect, connection_limit, end_sessions
+from rollcall.database import Connection, Dialler, classify, connect, connection_limit, end_sessions
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
 from rollcall.loading import retries
@@ -53,18 +53,15 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
     if stop is None:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, draining.set)
-    database = Database(database_url, name="rollcall:worker")
-    try:
+    async with Dialler(database_url) as database:
         await Worker(settings, database, open_store(settings.data_dir), draining, once=once).run()
-    finally:
-        await database.close_idle()
 
 
 class Worker:
     """One process's slots and its control connection."""
 
     def __init__(
-        self, settings: Settings, database: Database, store: Store, draining: asyncio.Event, *, once: bool
+        self, settings: Settings, database: Dialler, store: Store, draining: asyncio.Event, *, once: bool
     ) -> None:
         self._settings, self._database, self._store = settings, database, store
         self._draining, self._once = draining, once

@@ -34,9 +34,10 @@ from rollcall.cli.children import (
     kill_when_frozen,
     run_until,
 )
-from rollcall.database import POOL_SIZE, Database, connection_limit
+from rollcall.database import connection_limit
 from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
+from rollcall.pool import POOL_SIZE, Pool
 from rollcall.settings import BadSettings, Settings
 
 STOP_SECONDS = 15.0
@@ -83,7 +84,7 @@ async def refuse_public(settings: Settings, url: str) -> None:
 
 async def refuse_too_many(settings: Settings, url: str) -> None:
     """Raises BadSettings when API and worker may need more connections than the database allows; DatabaseDown."""
-    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+    async with Pool(url, name="rollcall:up") as database, database.session() as tx:
         settings.check_connections(
             await connection_limit(tx), besides=POOL_SIZE + 2
         )  # the API's pool, the one it listens on, and our own
@@ -91,7 +92,7 @@ async def refuse_too_many(settings: Settings, url: str) -> None:
 
 async def keys_made(url: str) -> bool:
     """Whether the API asks for keys. Raises DatabaseDown."""
-    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+    async with Pool(url, name="rollcall:up") as database, database.session() as tx:
         return await keys.any_made(tx)
 
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import psycopg
 
 from rollcall import liveness
-from rollcall.database import Connection, Database, classify, end_sessions, to_unavailable
+from rollcall.database import Connection, Dialler, classify, end_sessions, to_unavailable
 from rollcall.imports import Import
 from rollcall.telemetry import RETRIES
 
@@ -60,7 +60,7 @@ async def end_others(connection: Connection | None, job: Import, loader: int | N
             await end_sessions(connection, job.id, attempt=job.attempt, loader=loader)
 
 
-async def with_retries(database: Database, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+async def with_retries(database: Dialler, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
     """Do a piece of this import's work on a connection of its own, again and again until the database answers.
 
     `work` must be safe to do twice. No loader of this attempt is at work: a session of one that is in the way is only

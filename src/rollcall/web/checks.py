@@ -14,8 +14,8 @@ import psycopg
 import structlog
 
 from rollcall import contacts, liveness, workers
-from rollcall.database import Database
 from rollcall.errors import RollcallError, Unavailable
+from rollcall.pool import Pool
 from rollcall.storage import Store
 from rollcall.telemetry import where
 
@@ -34,7 +34,7 @@ class NoWorker(Unavailable):
 class Checks:
     """`fault` is called by any number of requests."""
 
-    def __init__(self, database: Database, store: Store) -> None:
+    def __init__(self, database: Pool, store: Store) -> None:
         self._database, self._store = database, store
         self._running: asyncio.Task[RollcallError | None] | None = None
         self._began: deque[float] = deque(maxlen=CHECKS_A_SECOND)
