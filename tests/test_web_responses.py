@@ -59,7 +59,7 @@ async def test_what_nobody_foresaw_tells_nothing(database_url: str, tmp_path: Pa
         assert not re.search(r"alice|secret|select|Traceback", text)
     [failed] = [line for line in logs if line["event"] == "request.failed"]
     assert failed["error"] == "UndefinedColumn"
-    assert failed["where"].startswith("contacts.py:")
+    assert failed["where"].startswith("contact_pages.py:")
     assert failed["request_id"] == answer.json()["requestId"]
 
 
