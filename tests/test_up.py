@@ -127,7 +127,7 @@ def test_up_serves_and_stops(data_dir: Path, tmp_path: Path, monkeypatch: pytest
         again = rollcall("rejects", job, "--output", "bad.csv")
         assert (again.exit_code, again.stderr) == (1, "Error: bad.csv: File exists\n")
         unknown = rollcall("rejects", "no-job", "--output", "none.csv")
-        assert (unknown.exit_code, unknown.stderr) == (1, "Error: Not found.\n")
+        assert (unknown.exit_code, unknown.stderr) == (1, "Error: Not found\n")
         assert not Path("none.csv").exists()
 
         taken = CliRunner().invoke(app, ["up", "--port", up.url.rpartition(":")[2], "--data-dir", "data"])
