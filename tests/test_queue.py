@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 
 from rollcall.loading import queue
+from rollcall.loading.partition import by_address
 from rollcall.loading.queue import LoaderQueue, distribute
 from rollcall.records import Part
 
+ALL = by_address(("",))
 EMAILS = [f"{letter}@x.org" for letter in "abcdefghijklmnopqrst"]
 
 
@@ -30,7 +32,7 @@ def part(first: int, count: int, *, width: int = 0) -> Part:
 async def dealt(*parts: Part, begins: tuple[str, ...] = ("",)) -> list[LoaderQueue]:
     loaders = [LoaderQueue(loaders=len(begins)) for _ in begins]
     for each in parts:
-        await asyncio.wait_for(distribute(each, begins, loaders), 5)
+        await asyncio.wait_for(distribute(each, by_address(begins), loaders), 5)
     for loader in loaders:
         await loader.end()
     return loaders
@@ -63,9 +65,9 @@ async def test_what_waits_becomes_one_batch() -> None:
 async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, limit, value)
     loader = LoaderQueue(loaders=1)
-    await distribute(part(1, 2, width=30), ("",), [loader])
-    await distribute(part(5, 2, width=30), ("",), [loader])
-    third = asyncio.create_task(distribute(part(9, 2, width=30), ("",), [loader]))
+    await distribute(part(1, 2, width=30), ALL, [loader])
+    await distribute(part(5, 2, width=30), ALL, [loader])
+    third = asyncio.create_task(distribute(part(9, 2, width=30), ALL, [loader]))
     await asyncio.wait([third], timeout=0.1)
     assert not third.done()
 
@@ -78,7 +80,7 @@ async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkey
 async def test_one_that_is_too_large_is_a_batch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "BATCH_ROWS", 3)
     [loader] = [LoaderQueue(loaders=1)]
-    await asyncio.wait_for(distribute(part(1, 5), ("",), [loader]), 5)
+    await asyncio.wait_for(distribute(part(1, 5), ALL, [loader]), 5)
 
     assert [portion.first for portion in await loader.take()] == [1]
 
@@ -88,8 +90,8 @@ async def test_all_loaders_together_keep_to_the_limit(monkeypatch: pytest.Monkey
     for loaders, count in ((1, 4), (2, 2), (4, 1)):
         loader = LoaderQueue(loaders=loaders)
         for first in range(1, 4 * count, 4):
-            await asyncio.wait_for(distribute(part(first, 2), ("",), [loader]), 5)
-        over = asyncio.create_task(distribute(part(4 * count + 1, 2), ("",), [loader]))
+            await asyncio.wait_for(distribute(part(first, 2), ALL, [loader]), 5)
+        over = asyncio.create_task(distribute(part(4 * count + 1, 2), ALL, [loader]))
         await asyncio.wait([over], timeout=0.1)
 
         assert len(await loader.take()) == count

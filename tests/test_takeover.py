@@ -30,7 +30,7 @@ from rollcall.imports import Import
 FILE = File("crm", 0, 600)
 CLAIM, LOOK, TAKE = b"set state = 'running'", b"from pg_locks", b"crashes = z.crashes"
 BEGIN_SHARE, END_SHARE = b"set_config('synchronous_commit'", b"COMMIT\0"
-CLOSE, RELEASE = b"set state = 'succeeded'", b"set worker = null, error_code"
+CLOSE, RELEASE = b"and p.read = e.total", b"set worker = null, error_code"
 
 
 @pytest.fixture
@@ -404,7 +404,7 @@ async def test_one_statement_is_all(place: Site, between: Proxy, word: bytes, th
 
 @pytest.mark.parametrize(
     ("word", "then"),
-    [(b"set state = 'cancelled'", "cancelled"), (b"set state = 'queued'", "queued")],
+    [(b"select 'cancelled' as state", "cancelled"), (b"set state = 'queued'", "queued")],
     ids=["cancel", "retry"],
 )
 async def test_one_message_is_all(place: Site, between: Proxy, word: bytes, then: str) -> None:

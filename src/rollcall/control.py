@@ -43,12 +43,8 @@ async def retry(database: Database, job_id: UUID) -> None:
         while (job := await imports.show(tx, job_id)) and job.state in ("failed", "cancelled"):
             if not await uploads.segments(tx, job.upload_id):
                 raise ObjectMissing
-            plan = job.plan
-            if (
-                plan
-                and plan["reader"] != READER_VERSION
-                and any(await ledger.positions(tx, job_id, len(plan["loaders"])))
-            ):
+            other_reader = job.plan is not None and job.plan.get("reader") != READER_VERSION
+            if other_reader and await ledger.has_begun(tx, job_id):
                 raise ReaderChanged
             if await imports.retry(tx, job_id):
                 log.info("import.retried", import_id=str(job_id))

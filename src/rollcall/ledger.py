@@ -25,6 +25,12 @@ async def positions(tx: Connection, job_id: UUID, loaders: int) -> list[int]:
     return [last.get(loader, 0) for loader in range(loaders)]
 
 
+async def has_begun(tx: Connection, job_id: UUID) -> bool:
+    """Whether anything of it is loaded."""
+    cursor = await tx.execute("select 1 from rollcall.import_parts where import_id = %s limit 1", (job_id,))
+    return await cursor.fetchone() is not None
+
+
 async def enter(
     tx: Connection, job_id: UUID, loader: int, *, first: int, last: int, attempt: int, position: int
 ) -> bool:

@@ -1,12 +1,12 @@
 """Carry one import from its stored file to the contacts table.
 
-    plan     what is this file; frozen on the import the first time
+    plan     what is this file, where do the loaders begin; frozen on the import the first time
     check    only onInvalid=fail: the whole file is judged before any contact is written
     load     Parts, dealt to loaders, each committing its batches in file order; goes on after what the ledger has
     close    the ledger's Records are as many as the reader counted, or load again
 
-`carry` may be called any number of times for the same import, by anyone, after any accident: what the ledger says is
-done is not done again. No SQL, no parsing and no HTTP here.
+`run_import` may be called any number of times for the same import, by anyone, after any accident: what the ledger says
+is done is not done again. No SQL, no parsing and no HTTP here.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from rollcall.imports import Import
 from rollcall.loading.attempt import Attempt
 from rollcall.loading.check import check
 from rollcall.loading.load import load
+from rollcall.loading.load_plan import LoadPlan
 from rollcall.loading.loader import Rewind
+from rollcall.loading.partition import divide
 from rollcall.loading.progress import while_it_progresses
 from rollcall.loading.retries import back_off, with_retries
 from rollcall.options import Options
-from rollcall.records import Plan, inspect
-from rollcall.storage import Store, open_segments
+from rollcall.records import Plan, inspect, sample_emails
+from rollcall.storage import Store
 from rollcall.telemetry import RETRIES, start_timings, timings, where
 
 REWINDS_MAX = 20
-SOURCE_WAS_EMPTY = "source_was_empty"
-"""Stands beside the Plan. An import that is retried has lost it: others may have run meanwhile."""
 
 log = structlog.get_logger()
 
@@ -78,35 +78,37 @@ async def _work(
 ) -> None:
     segments = await with_retries(database, job, lambda tx: uploads.segments(tx, job.upload_id))
     attempt = Attempt(job, Options.from_json(job.options), segments, database, store, draining, rejects_max)
-    plan, source_is_empty = await plan_of(attempt, loaders)
+    plan = await plan_of(attempt, loaders)
     for _ in range(REWINDS_MAX):
         try:
-            if not await check(attempt, plan):
+            if not await check(attempt, plan.file):
                 return log_failure(job, InvalidRecords.code)
-            return await close(attempt, await load(attempt, plan, source_is_empty=source_is_empty))
+            return await close(attempt, await load(attempt, plan))
         except Rewind:
             RETRIES.labels("rewind").inc()
             log.info("import.rewind", import_id=str(job.id), attempt=job.attempt)
     raise ImportFailed
 
 
-async def plan_of(attempt: Attempt, loaders: int) -> tuple[Plan, bool]:
-    """The Plan that stands on the import, or a new one, written down before anything is loaded by it; and whether there
-    was no contact of this Source then."""
+async def plan_of(attempt: Attempt, loaders: int) -> LoadPlan:
+    """What stands on the import, or a new plan, written down before anything is loaded by it."""
     job, options = attempt.job, attempt.options
     if job.plan is not None:
-        return Plan.from_json(job.plan), job.plan.get(SOURCE_WAS_EMPTY, False)
+        return LoadPlan.from_json(job.plan)
 
-    def look() -> Plan:
-        with open_segments(attempt.store, attempt.segments, job.bytes_total) as stream:
-            return inspect(stream, format=options.format, mapping=options.mapping, loaders=loaders)
+    def look() -> tuple[Plan, tuple[str, ...]]:
+        with attempt.open_file() as stream:
+            plan = inspect(stream, format=options.format, mapping=options.mapping)
+        if loaders == 1:
+            return plan, ("",)
+        with attempt.open_file() as stream:
+            return plan, divide(sample_emails(stream, plan), loaders)
 
-    plan = await asyncio.to_thread(look)
-    source_is_empty = await attempt.ask(lambda tx: contacts.source_is_empty(tx, job.source))
-    frozen = plan.to_json() | {SOURCE_WAS_EMPTY: source_is_empty}
-    if not await attempt.ask(lambda tx: imports.freeze(tx, job, frozen)):
+    file, begins = await asyncio.to_thread(look)
+    plan = LoadPlan(file, begins, await attempt.ask(lambda tx: contacts.source_is_empty(tx, job.source)))
+    if not await attempt.ask(lambda tx: imports.freeze(tx, job, plan.to_json())):
         raise Fenced
-    return plan, source_is_empty
+    return plan
 
 
 async def close(attempt: Attempt, total: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections import Counter
 
 import pytest
 import zstandard
@@ -60,28 +59,6 @@ def test_tells_by_the_bytes(written: str) -> None:
 
     assert inspect(io.BytesIO(data)) == plan
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-
-
-@pytest.mark.parametrize("form", ["csv", "array", "lines"])
-@pytest.mark.parametrize("note", ["", "x" * 3000], ids=["narrow", "wide"])
-def test_loaders_divide_the_addresses_of_the_head(form: str, note: str) -> None:
-    """The head ends in the midst of a Record; of one MiB of wide ones there are 340."""
-    emails = [f"{'ABCDEFGH'[number % 8]}{number}@x.org" for number in range(1_000 if note else 20_000)]
-    people = [{"name": "Ann", "email": email, "note": note} for email in emails]
-    data = {
-        "csv": "\n".join(["name,email,note", *(",".join(person.values()) for person in people)]),
-        "array": json.dumps(people),
-        "lines": "\n".join(map(json.dumps, people)),
-    }[form]
-
-    begins = inspect(io.BytesIO(data.encode()), loaders=4).loaders
-
-    loaders = Counter(sum(email.lower() >= begin for begin in begins) for email in emails)
-    assert loaders == {loader: pytest.approx(len(emails) / 4, rel=0.15) for loader in (1, 2, 3, 4)}
-
-
-def test_a_file_without_addresses_has_one_loader() -> None:
-    assert inspect(io.BytesIO(b"name,email\nAnn,\nBob,\n"), loaders=2).loaders == ("",)
 
 
 def test_what_is_given_is_not_guessed() -> None:

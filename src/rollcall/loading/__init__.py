@@ -2,10 +2,12 @@
 
     attempt       what one attempt works with
     check         the check pass of onInvalid=fail
+    load_plan     what is decided once for an import, and frozen on it
     load          reader, queues and loaders together
     part_reader   reads the stored file's parts in a thread, ahead of the loaders
     queue         what waits for a loader until it becomes a batch
     loader        one connection's way through an import: batch after batch
+    partition     which loader gets which contacts; a batch folded to one row a key
     seen          which keys this import has met
     retries       how long an error that may pass is waited out
     progress      an attempt that stands still is ended

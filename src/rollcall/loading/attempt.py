@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from rollcall import ledger
 from rollcall.database import Connection, Database
@@ -15,7 +15,7 @@ from rollcall.loading.part_reader import open_parts
 from rollcall.loading.retries import with_retries
 from rollcall.options import Options
 from rollcall.records import Part, Plan
-from rollcall.storage import Segment, Store
+from rollcall.storage import Segment, Store, open_segments
 
 Answer = TypeVar("Answer")
 
@@ -39,6 +39,10 @@ class Attempt:
     async def positions(self, loaders: int) -> list[int]:
         """The last Record that each loader has committed."""
         return await self.ask(lambda tx: ledger.positions(tx, self.job.id, loaders))
+
+    def open_file(self) -> BinaryIO:
+        """The stored file, from its first byte (`open_segments`)."""
+        return open_segments(self.store, self.segments, self.job.bytes_total)
 
     def parts(self, plan: Plan, *, after: int) -> AbstractAsyncContextManager[AsyncGenerator[Part, None]]:
         """The Parts of the file that end after this Record (`open_parts`)."""

@@ -10,7 +10,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from rollcall import imports, rejects
+from rollcall import imports, ledger, rejects
 from rollcall.database import Connection
 from rollcall.errors import Fenced, InvalidRecords
 from rollcall.loading.attempt import Attempt
@@ -21,7 +21,7 @@ async def check(attempt: Attempt, plan: Plan) -> bool:
     """Whether it may be loaded. For onInvalid=fail, and only while nothing is loaded, a file with any Reject may not:
     then the import has ended, and its Rejects are counted."""
     job = attempt.job
-    if attempt.options.on_invalid != "fail" or any(await attempt.positions(len(plan.loaders))):
+    if attempt.options.on_invalid != "fail" or await attempt.ask(lambda tx: ledger.has_begun(tx, job.id)):
         return True
 
     found, total = Counter[str](), 0

@@ -10,23 +10,26 @@ import pyarrow.compute as pc
 from rollcall import ledger
 from rollcall.errors import Draining, Fenced, TooManyRejects, Unreadable
 from rollcall.loading.attempt import Attempt
+from rollcall.loading.load_plan import LoadPlan
 from rollcall.loading.loader import Loader, Rewind
+from rollcall.loading.partition import by_address
 from rollcall.loading.queue import LoaderQueue, distribute
 from rollcall.loading.seen import Met, Seen
-from rollcall.records import Plan
 
 
-async def load(attempt: Attempt, plan: Plan, *, source_is_empty: bool) -> int:
+async def load(attempt: Attempt, plan: LoadPlan) -> int:
     """Load what the ledger does not have yet; how many Records the file holds.
 
     Where there were contacts before, what is loaded already is read once more, so that it is known which keys were met.
 
     Raises Rewind, Draining, Fenced; Unreadable only after everything before the fault is committed.
     """
-    positions = await attempt.positions(len(plan.loaders))
+    positions = await attempt.positions(len(plan.begins))
     judged, rejected = await attempt.ask(lambda tx: ledger.rejects_so_far(tx, attempt.job.id))
-    seen = None if source_is_empty and any(positions) else Seen() if source_is_empty else Met()
-    after = min(positions) if source_is_empty else 0
+    was_empty = plan.source_was_empty
+    seen = None if was_empty and any(positions) else Seen() if was_empty else Met()
+    after = min(positions) if was_empty else 0
+    deal = by_address(plan.begins)
     waiting = [LoaderQueue(loaders=len(positions)) for _ in positions]
     loader = partial(Loader, attempt, seen=seen, fold_lock=asyncio.Lock())
     loaders = [loader(number, *each) for number, each in enumerate(zip(positions, waiting, strict=True))]
@@ -34,13 +37,13 @@ async def load(attempt: Attempt, plan: Plan, *, source_is_empty: bool) -> int:
     try:
         async with (
             asyncio.TaskGroup() as group,
-            attempt.parts(plan, after=after) as coming,
+            attempt.parts(plan.file, after=after) as coming,
         ):
             for each in loaders:
                 group.create_task(each.run())
             try:
                 async for part in coming:
-                    await distribute(part, plan.loaders, waiting)
+                    await distribute(part, deal, waiting)
                     total = part.last
                     rejected += len(part.rejects.filter(pc.field("record") > judged))
                     if attempt.options.too_many(rejected, total):

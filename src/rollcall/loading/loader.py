@@ -25,10 +25,10 @@ from rollcall.contacts import Rows
 from rollcall.database import Connection, classify
 from rollcall.errors import ContactsContended, ContactsRefused, Fenced
 from rollcall.loading.attempt import Attempt
+from rollcall.loading.partition import fold, split
 from rollcall.loading.queue import LoaderQueue, QueuedRows
 from rollcall.loading.retries import Patience, end_others
 from rollcall.loading.seen import Met, Seen
-from rollcall.records import fold, split
 from rollcall.telemetry import add_seconds, timed
 
 CONFLICTS_MAX = 20

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from rollcall.records import Part, deal
+from rollcall.loading.partition import Deal
+from rollcall.records import Part
 
 BATCH_ROWS, BATCH_BYTES = 50_000, 16 << 20
 """No more queued rows become a batch than have its part of so many Contacts and, with the Rejects, of so many bytes;
@@ -74,9 +75,9 @@ class LoaderQueue:
         return max(int(fit), min(1, len(self._waiting)))
 
 
-async def distribute(part: Part, begins: Sequence[str], loaders: Sequence[LoaderQueue]) -> None:
-    """Deal a Part to the loaders, which begin there; returns when there is wait_for_room for the next one."""
-    dealt = [part.contacts] if len(loaders) == 1 else await asyncio.to_thread(deal, part.contacts, begins)
+async def distribute(part: Part, deal: Deal, loaders: Sequence[LoaderQueue]) -> None:
+    """Deal a Part to the loaders; returns when there is room for the next one."""
+    dealt = [part.contacts] if len(loaders) == 1 else await asyncio.to_thread(deal, part.contacts)
     for number, (portions, contacts) in enumerate(zip(loaders, dealt, strict=True)):
         rejects = part.rejects if number == 0 else part.rejects.slice(0, 0)
         await portions.put(QueuedRows(part.first, part.last, part.position, contacts, rejects))

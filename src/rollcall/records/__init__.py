@@ -10,14 +10,12 @@ stream anew. Memory is bounded whatever their size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from typing import BinaryIO
 
 import orjson
 
-from rollcall.errors import EmptyFile, NoEmailColumn, NoNameColumn, UnknownFormat, Unreadable
+from rollcall.errors import EmptyFile, NoEmailColumn, NoNameColumn, UnknownFormat
 from rollcall.records import archive, reject_file, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, json_objects, layout, ndjson, resent
@@ -26,7 +24,7 @@ from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, Mapping, Plan
 from rollcall.records.rules import message
-from rollcall.records.shares import deal, divide, fold, split
+from rollcall.records.sample import sample_emails
 
 __all__ = [
     "Mapping",
@@ -35,12 +33,10 @@ __all__ = [
     "as_object",
     "cells",
     "columns",
-    "deal",
-    "fold",
     "inspect",
     "message",
     "parts",
-    "split",
+    "sample_emails",
 ]
 
 
@@ -49,19 +45,14 @@ TITLE_LINE = (
     "before the header."
 )
 
-SAMPLE_RECORDS, SAMPLE_PIECE = 5_000, 250
-"""How many Records' addresses are looked at, so many at a time; the last ones before the head ends are not."""
-
 
 def inspect(
     stream: BinaryIO,
     *,
     format: str | None = None,  # noqa: A002
     mapping: Mapping | None = None,
-    loaders: int = 1,
 ) -> Plan:
-    """What the file is, by its bytes: its first MiB (decoded), or 5 if the first Record of a JSON file is that long;
-    and how its addresses are divided among so many loaders.
+    """What the file is, by its bytes: its first MiB (decoded), or 5 if the first Record of a JSON file is that long.
 
     `format` (csv, tsv, json, ndjson) and `mapping` are taken as given and checked; what is not given is detected and
     guessed. Raises the Unreadable that says why the file cannot be imported, and what the stream raises.
@@ -79,16 +70,14 @@ def inspect(
         head += more
         found, keys = _json_keys(head, whole, True, format)
     if not found:
-        plan = _csv_plan(head, compression, "\t" if format == "tsv" else None, mapping)
-        return replace(plan, loaders=_loaders(plan, head, loaders))
+        return _csv_plan(head, compression, "\t" if format == "tsv" else None, mapping)
     # Of a file whose first Record is too long to be read no key is known.
     mapped = _columns(mapping, keys) if keys or whole else mapping or mappings.CONTRACT
-    plan = Plan(
+    return Plan(
         *(found[0], compression, mappings.sample(keys, mapped), mapped),
         mapping_given=mapping is not None,
         member=found[1],
     )
-    return replace(plan, loaders=_loaders(plan, head, loaders))
 
 
 def _csv_plan(head: bytes, compression: Compression, delimiter: str | None, mapping: Mapping | None) -> Plan:
@@ -113,18 +102,6 @@ def _json_keys(head: bytes, whole: bool, last: bool, given: str | None) -> tuple
         return None, ()
     name, member = found
     return found, tuple((json if name == "json" else ndjson).keys(head, whole, member))
-
-
-def _loaders(plan: Plan, head: bytes, loaders: int) -> tuple[str, ...]:
-    """Where the loaders begin, by the first addresses of the file; its first bytes may end anywhere."""
-    emails: list[str] = []
-    if loaders > 1:
-        with suppress(Unreadable):
-            for part in parts(BytesIO(head), replace(plan, compression="none"), part_records=SAMPLE_PIECE):
-                emails += map(str, part.contacts["email"].to_pylist())
-                if part.last >= SAMPLE_RECORDS:
-                    break
-    return divide(emails, loaders)
 
 
 def columns(plan: Plan) -> tuple[str, ...]:

@@ -47,7 +47,6 @@ class Plan:
     `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by
     their own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object;
     None if every object of the file is a Record.
-    `loaders`: where each loader begins in the order of addresses (by bytes); the first one with the empty text.
     """
 
     format: FormatName
@@ -56,7 +55,6 @@ class Plan:
     mapping: Mapping
     delimiter: str | None = None
     skip: int = 0
-    loaders: tuple[str, ...] = ("",)
     quoting: Quoting = "doubled"
     line_end: LineEnd = "\n"
     mapping_given: bool = False
@@ -74,13 +72,12 @@ class Plan:
         The `reader` of such a Plan differs, so `parts` refuses it (ReaderChanged) before anything else of it counts.
         """
         mapping = stored.get("mapping") or {}
-        known: dict[str, Any] = {"format": "csv", "compression": "none", "header": (), "loaders": ("",), "reader": 0}
+        known: dict[str, Any] = {"format": "csv", "compression": "none", "header": (), "reader": 0}
         known |= {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
         return cls(
             **known
             | {
                 "header": tuple(known["header"]),
-                "loaders": tuple(known["loaders"]),
                 "mapping": Mapping(email=mapping.get("email", ""), name=tuple(mapping.get("name", ()))),
             }
         )

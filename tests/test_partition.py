@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollcall.loading import partition
+from rollcall.loading.load_plan import LoadPlan
 from rollcall.loading.seen import Met
-from rollcall.records import shares
+from rollcall.records import inspect, sample_emails
 
 
 def contacts(*rows: tuple[str, str, str]) -> pa.Table:
@@ -35,8 +40,8 @@ def of(emails: Iterable[str]) -> pa.Table:
 
 def deal(table: pa.Table, loaders: int) -> list[pa.Table]:
     """To loaders that were found by these very addresses; some of them may be empty."""
-    begins = shares.divide(map(str, table["email"].to_pylist()), loaders)
-    return shares.deal(table, begins)
+    begins = partition.divide(map(str, table["email"].to_pylist()), loaders)
+    return partition.by_address(begins)(table)
 
 
 def realistic(kind: str, count: int = 20_000) -> list[str]:
@@ -81,20 +86,20 @@ def test_loaders_get_even_batches(kind: str, loaders: int) -> None:
     ],
 )
 def test_a_loader_begins_with_as_little_as_parts_two_addresses(emails: list[str], begins: tuple[str, ...]) -> None:
-    assert shares.divide(emails, 2) == begins
+    assert partition.divide(emails, 2) == begins
 
 
 def test_a_loader_begins_with_a_short_text_if_there_is_one_nearby() -> None:
     emails = [f"{letter}{number:04d}@x.org" for letter in "ab" for number in range(1000)]
 
-    assert shares.divide(emails[:-20], 2) == ("", "b")
+    assert partition.divide(emails[:-20], 2) == ("", "b")
 
 
 def test_a_loader_is_a_stretch_of_the_order_of_addresses() -> None:
     """By bytes, as the index has them; what a loader begins with is its own."""
     emails = ["zoë@x.org", "a@x.org", "n@x.org", "m@x.org", "n", "éva@x.org"]
 
-    assert [share["email"].to_pylist() for share in shares.deal(of(emails), ("", "n", "éva@x.org"))] == [
+    assert [share["email"].to_pylist() for share in partition.by_address(("", "n", "éva@x.org"))(of(emails))] == [
         ["a@x.org", "m@x.org"],
         ["zoë@x.org", "n@x.org", "n"],
         ["éva@x.org"],
@@ -104,13 +109,56 @@ def test_a_loader_is_a_stretch_of_the_order_of_addresses() -> None:
 def test_file_order_is_kept_and_one_loader_gets_all() -> None:
     table = of(realistic("random", 1000))
 
-    assert shares.deal(table, ("",)) == [table]
+    assert partition.by_address(("",))(table) == [table]
     assert all(np.all(np.diff(share["record"]) > 0) for share in deal(table, 3))
-    assert [share.num_rows for share in shares.deal(table.slice(0, 0), ("", "m"))] == [0, 0]
+    assert [share.num_rows for share in partition.by_address(("", "m"))(table.slice(0, 0))] == [0, 0]
+
+
+@pytest.mark.parametrize("form", ["csv", "array", "lines", "gzip"])
+@pytest.mark.parametrize("note", ["", "x" * 3000], ids=["narrow", "wide"])
+def test_divide_by_sample_emails_gives_even_loaders(form: str, note: str) -> None:
+    """The sample is the first 5,000 Records, or the first MiB of wide ones."""
+    emails = [f"{'ABCDEFGH'[number % 8]}{number}@x.org" for number in range(1_000 if note else 20_000)]
+    people = [{"name": "Ann", "email": email, "note": note} for email in emails]
+    csv = "\n".join(["name,email,note", *(",".join(person.values()) for person in people)]).encode()
+    data = {
+        "csv": csv,
+        "array": json.dumps(people).encode(),
+        "lines": "\n".join(map(json.dumps, people)).encode(),
+        "gzip": gzip.compress(csv),
+    }[form]
+
+    sample = sample_emails(BytesIO(data), inspect(BytesIO(data)))
+    begins = partition.divide(sample, 4)
+
+    assert sample == [email.lower() for email in emails[: len(sample)]]
+    assert 200 <= len(sample) <= (500 if note else 5_250)
+    loaders = Counter(sum(email.lower() >= begin for begin in begins) for email in emails)
+    assert loaders == {loader: pytest.approx(len(emails) / 4, rel=0.15) for loader in (1, 2, 3, 4)}
+
+
+def test_sample_emails_ends_where_the_file_cannot_be_read() -> None:
+    data = b'[{"name":"Ann","email":"ann@x.org"},' + b'{"name":"Bob","email":"bob@x.org"},' * 1400 + b"oops]"
+    plan = inspect(BytesIO(data))
+
+    assert sample_emails(BytesIO(data), plan)[:2] == ["ann@x.org", "bob@x.org"]
+    assert partition.divide(sample_emails(BytesIO(b"name,email\nAnn,\n"), plan), 2) == ("",)
+
+
+def test_load_plan_from_json_reads_what_was_stored() -> None:
+    file = inspect(BytesIO(b"name,email\nAnn,ann@x.org\n"))
+    plan = LoadPlan(file, ("", "m"), source_was_empty=True)
+    stored = json.loads(json.dumps(plan.to_json()))
+
+    assert LoadPlan.from_json(stored) == plan
+    begins = stored.pop("loaders")
+    assert LoadPlan.from_json(stored | {"lanes": begins, "later": 1}) == plan
+    del stored["source_was_empty"]
+    assert LoadPlan.from_json(stored) == LoadPlan(file, ("",), source_was_empty=False)
 
 
 def test_folds_in_file_order() -> None:
-    rows, folded = shares.fold(
+    rows, folded = partition.fold(
         contacts(
             ("b@x.org", "Bob", '{"phone":"1","city":"Rom"}'),
             ("a@x.org", "Ann", "{}"),
@@ -129,7 +177,9 @@ def test_folds_in_file_order() -> None:
 
 
 def test_the_first_wins_whole_when_asked() -> None:
-    rows, folded = shares.fold(contacts(("b@x.org", "Bob", '{"a":1}'), ("b@x.org", "Robert", '{"b":2}')), keep="first")
+    rows, folded = partition.fold(
+        contacts(("b@x.org", "Bob", '{"a":1}'), ("b@x.org", "Robert", '{"b":2}')), keep="first"
+    )
 
     assert folded == 1
     assert rows.to_pylist() == [{"email": "b@x.org", "name": "Bob", "attributes": '{"a":1}', "record": 1}]
@@ -138,7 +188,7 @@ def test_the_first_wins_whole_when_asked() -> None:
 def test_no_number_changes_in_a_merge() -> None:
     numbers = '{"a":12345678901234567890123,"b":1e400,"c":1.10,"d":-0,"e":{"f":0.1000000000000000055511151231257827}}'
     bob = "b@x.org", "Bob"
-    rows, _ = shares.fold(contacts((*bob, numbers), (*bob, '{ "z" : 1 }'), (*bob, "{ }")))
+    rows, _ = partition.fold(contacts((*bob, numbers), (*bob, '{ "z" : 1 }'), (*bob, "{ }")))
 
     assert rows["attributes"][0].as_py() == numbers[:-1] + ',"z" : 1}'
 
@@ -146,7 +196,7 @@ def test_no_number_changes_in_a_merge() -> None:
 def test_sorts_by_bytes() -> None:
     emails = ["z@x.org", "a_b@x.org", "a-b@x.org", "ab@x.org", "a+b@x.org", "0@x.org"]
 
-    assert shares.fold(of(emails))[0]["email"].to_pylist() == sorted(emails)
+    assert partition.fold(of(emails))[0]["email"].to_pylist() == sorted(emails)
 
 
 ROW = st.tuples(
@@ -168,7 +218,7 @@ def test_dealt_and_folded_is_what_one_after_the_other_gives(
             expected[email] = (name, expected[email][1] | attributes, record)
     table = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows))
 
-    folds = [shares.fold(share, keep) for share in deal(table, loaders)]
+    folds = [partition.fold(share, keep) for share in deal(table, loaders)]
 
     found = {
         row["email"]: (row["name"], json.loads(row["attributes"]), row["record"])
@@ -186,7 +236,7 @@ def test_split_finds_the_first_of_each_key_in_the_file(rows: list[tuple[str, str
     table, met = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows)), Met()
     firsts, others = list[Any](), list[Any]()
     for at in range(0, len(rows), size):
-        first, later = shares.split(table.slice(at, size), met.meet)
+        first, later = partition.split(table.slice(at, size), met.meet)
         assert first["email"].to_pylist() == sorted(map(str, first["email"].to_pylist()))
         firsts += first["record"].to_pylist()
         others += later["record"].to_pylist()

@@ -1,7 +1,8 @@
 """Contacts dealt to the loaders and folded to one row a key. Pure; knows no connection and no table.
 
 A loader is a stretch of the order of addresses: what it brings at a time lies side by side in the index, and no other
-loader is there. Where loaders begin is in the Plan, so that a resumed import deals as the one before it did.
+loader is there. Where loaders begin is frozen on the import (`LoadPlan`), so that a later attempt deals as the one
+before it did.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import pyarrow.compute as pc
 Column = Any  # a string array; Arrow's stubs lose the type in most kernels
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Deal = Callable[[pa.Table], list[pa.Table]]
+"""A rule by which Contacts are dealt: those of each loader, in file order. The same key always goes to the same one."""
+
 LETTERS_MAX = 16
 NEAR = 50
 """A loader may get a fiftieth more or less than it should, if it then begins with a shorter text."""
@@ -28,7 +32,7 @@ def divide(emails: Iterable[str], loaders: int) -> tuple[str, ...]:
     be.
 
     A loader begins with the shortest text that parts two addresses near there: mostly a few letters, never an address,
-    for the Plan stays when the file is gone.
+    for it stays on the import when the file is gone.
     """
     keys = sorted({email.partition("@")[0] for email in emails})
     begins = {""}
@@ -45,13 +49,17 @@ def _parting(key: str, next_key: str) -> str:
     return next_key[: min(same + 1, LETTERS_MAX)]
 
 
-def deal(contacts: pa.Table, begins: Sequence[str]) -> list[pa.Table]:
-    """Each loader's Contacts, in file order."""
-    email = _column(contacts, "email")
-    loader = np.zeros(len(email), np.int64)
-    for begin in begins[1:]:
-        loader += np.asarray(pc.greater_equal(email, pa.scalar(begin)))
-    return [contacts.take(np.flatnonzero(loader == number)) for number in range(len(begins))]
+def by_address(begins: Sequence[str]) -> Deal:
+    """To the loader that begins last at or before the address."""
+
+    def deal(contacts: pa.Table) -> list[pa.Table]:
+        email = _column(contacts, "email")
+        loader = np.zeros(len(email), np.int64)
+        for begin in begins[1:]:
+            loader += np.asarray(pc.greater_equal(email, pa.scalar(begin)))
+        return [contacts.take(np.flatnonzero(loader == number)) for number in range(len(begins))]
+
+    return deal
 
 
 def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
