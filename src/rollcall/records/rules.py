@@ -167,7 +167,7 @@ def _is_invisible(character: str) -> bool:
 
 def _email_codes(values: Column) -> Column:
     """Why each of these addresses is not valid."""
-    codes = pa.array(["email_invalid"] * len(values), _STRING)
+    codes = _repeat("email_invalid", len(values))
     for code, pattern in reversed(EMAIL_REASONS.items()):
         matches = pc.match_substring_regex(values, f"(?s){pattern}")
         codes = pc.if_else(matches, pa.scalar(code, _STRING), codes)  # without the type, pyarrow looks for pandas
@@ -182,7 +182,7 @@ def _rejects(record: Offsets, field: str, code: str, values: Column) -> pa.Table
 
 
 def _repeat(text: str, count: int) -> Column:
-    return pa.repeat(pa.scalar(text, _STRING), count)
+    return pa.array([text] * count, _STRING)
 
 
 def _faults(faults: dict[int, RecordError], first: int) -> pa.Table:
