@@ -61,7 +61,9 @@ app = typer.Typer(
 
 
 def _regular(file: Path) -> Path:
-    if not file.is_file() and str(file) != "-":
+    if str(file) != "-" and not file.exists():
+        raise typer.BadParameter(f"file '{file}' does not exist.")
+    if str(file) != "-" and not file.is_file():
         raise typer.BadParameter(f"{file} is not a regular file.")
     return file
 
@@ -108,11 +110,7 @@ FileOrStdin = Annotated[
     Path,
     typer.Argument(
         metavar="FILE",
-        callback=_regular,
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        allow_dash=True,
+        callback=_regular,  # typer looks for a file of this name where `-` stands for standard input
         help="CSV, TSV, JSON or NDJSON; also .gz and .zst; - for standard input.",
     ),
 ]
