@@ -60,7 +60,7 @@ async def last_of(tx: Connection, job_id: UUID, loader: int, first: int) -> int 
 async def fill(
     tx: Connection, job_id: UUID, loader: int, first: int, counts: Sequence[int], by_code: dict[str, int]
 ) -> None:
-    """Write the account of a batch. `counts`: read, created, updated, unchanged, skipped, duplicate, rejected (in order).
+    """Write the account of a batch. `counts`: read, created, updated, unchanged, skipped, duplicate, rejected.
     `by_code`: rejected Records by code.
     """
     await tx.execute(
