@@ -64,7 +64,7 @@ async def fail(tx: Connection, job: Import, code: str, message: str) -> bool:
 async def fail_check(
     tx: Connection, job: Import, code: str, message: str, *, by_code: dict[str, int], total: int
 ) -> bool:
-    """End an import whose check pass found Rejects. They are counted; nothing was written to contacts. False as `fail`."""
+    """End an import whose check pass found Rejects. Only they are counted. False: see `fail`."""
     failed: LiteralString = (
         END
         + """(select %(rejected)s::bigint as read, 0 as created, 0 as updated, 0 as unchanged, 0 as skipped,
