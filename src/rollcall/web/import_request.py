@@ -70,7 +70,7 @@ def source_of(given: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def refused(issues: list[dict[str, Any]], total: int = 0) -> InvalidInput:
-    """The error with the first ISSUES_MAX issues and the message of the first. `total`: if there are more than given."""
+    """The error with the first ISSUES_MAX issues and the message of the first. `total`: if more than given."""
     total = max(total, len(issues))
     more = {"issuesTotal": total} if total > ISSUES_MAX else {}
     return InvalidInput(f"The request is not valid: {issues[0]['message']}", issues=issues[:ISSUES_MAX], **more)
