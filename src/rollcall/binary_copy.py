@@ -1,4 +1,4 @@
-"""Encode whole columns as the rows of a binary COPY, inside Arrow (format: PostgreSQL documentation, COPY, Binary).
+"""Encode whole columns as the rows of a binary COPY, inside Arrow (format: PostgreSQL manual, COPY).
 
 A field is a list of pieces: bytes that are the same in every row, or an array with one value for each row. Joining a
 million rows of contacts takes 0.25 CPU seconds; a Python loop takes ten times that. Knows no table.
