@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any, Literal, LiteralString, Self, TypeVar
 from uuid import UUID
 
@@ -19,31 +18,20 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from rollcall import liveness
 from rollcall.errors import DatabaseDown, DatabaseFull, DatabaseLocked, RollcallError
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Answer = TypeVar("Answer")
 
-POOL_SIZE = 10
-POOL_WAIT_SECONDS = 5.0
 IDLE_CONNECTIONS = 8
 RENAME_SECONDS = 5.0
-POOL_RECONNECT_SECONDS = 2.0
-"""The pool doubles its pauses between tries up to this; then the next request tries again. The pool's default of five
-minutes would keep the service down that long after its database is back."""
 SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
 SENDER_LOCK_CLASS = 1_380_740_205
 """First key of the lock that is held while a sender's uploads are counted; the second is the hash of its name."""
-ANSWER_SECONDS = 120.0
-"""A pooler can accept bytes and stall; no TCP or server timeout detects that. The longest statement loads a batch, and
-takes a small part of this. Has to be longer than `lock_timeout`: that one ends first, and the caller ends the sessions
-it waited for."""
-STATEMENT_SECONDS = 15
-"""Limit of one statement of a pooled connection: an HTTP client waits for it."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -64,11 +52,11 @@ class Incompatible(RollcallError):
     status = 503
 
 
-class _Answering(psycopg.AsyncConnection[TupleRow]):
+class Answering(psycopg.AsyncConnection[TupleRow]):
     """A connection that closes itself when the server does not answer for ANSWER_SECONDS."""
 
     async def wait(self, gen: PQGen[Answer], *args: Any, **kwargs: Any) -> Answer:
-        timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._break)
+        timer = asyncio.get_running_loop().call_later(liveness.ANSWER_SECONDS, self._break)
         try:
             return await super().wait(gen, *args, **kwargs)
         finally:
@@ -82,9 +70,9 @@ class _Answering(psycopg.AsyncConnection[TupleRow]):
 async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool = False) -> Connection:
     """A new connection in autocommit; pg_stat_activity shows `name` (at most 63 bytes) from the start.
 
-    It closes itself when an answer takes longer than ANSWER_SECONDS, unless it is `patient`. Raises psycopg.Error.
+    It is lost when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`.
     """
-    kind = psycopg.AsyncConnection[TupleRow] if patient else _Answering
+    kind = psycopg.AsyncConnection[TupleRow] if patient else Answering
     connection = await kind.connect(url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET)
     try:
         await connection.execute(SESSION, (f"{idle_seconds}s",))
@@ -94,51 +82,19 @@ async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool 
     return connection
 
 
-class Database:
-    """A pool of connections for short work, and connections outside it for long work. Open it with `async with`."""
+class Dialler:
+    """Connections of one's own for long work, each under a name by which others can end it. Some of those that were
+    given back are kept; `async with` closes them at its end."""
 
-    def __init__(self, url: str, *, name: str = "rollcall") -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
         self._idle: list[Connection] = []
-        self._pool = AsyncConnectionPool[Connection](
-            url,
-            connection_class=_Answering,
-            kwargs={"autocommit": True, "application_name": name, "prepare_threshold": None, **SOCKET},
-            configure=_configure,
-            check=AsyncConnectionPool.check_connection,
-            min_size=1,
-            max_size=POOL_SIZE,
-            timeout=POOL_WAIT_SECONDS,
-            reconnect_timeout=POOL_RECONNECT_SECONDS,
-            open=False,
-        )
 
     async def __aenter__(self) -> Self:
-        await self._pool.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._pool.close()
         await self.close_idle()
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Connection]:
-        """A pooled connection in autocommit: every statement is a transaction. Raises DatabaseDown, DatabaseFull."""
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except PoolTimeout as error:
-            raise DatabaseDown from error
-        except psycopg.Error as error:
-            if classify(error) == "fault":
-                raise
-            raise to_unavailable(error) from error
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """A pooled connection inside a transaction: committed at the end, rolled back on any exception."""
-        async with self.session() as connection, connection.transaction():
-            yield connection
 
     async def connect(self, name: str) -> Connection:
         """A connection with this name, by which others can end it: an idle one, or a new one.
@@ -186,11 +142,6 @@ class Database:
 
 def _name(connection: Connection) -> str:
     return connection.info.parameter_status("application_name") or ""
-
-
-async def _configure(connection: Connection) -> None:
-    await connection.execute(SESSION, ("30s",))
-    await connection.execute("select set_config('statement_timeout', %s, false)", (f"{STATEMENT_SECONDS}s",))
 
 
 Retry = Literal["lost", "locked", "again", "fault"]
