@@ -70,7 +70,8 @@ class Answering(psycopg.AsyncConnection[TupleRow]):
 async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool = False) -> Connection:
     """A new connection in autocommit; pg_stat_activity shows `name` (at most 63 bytes) from the start.
 
-    It is lost when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`.
+    It closes itself when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`. Raises
+    psycopg.Error.
     """
     kind = psycopg.AsyncConnection[TupleRow] if patient else Answering
     connection = await kind.connect(url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET)
@@ -83,8 +84,8 @@ async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool 
 
 
 class Dialler:
-    """Connections of one's own for long work, each under a name by which others can end it. Some of those that were
-    given back are kept; `async with` closes them at its end."""
+    """Connections for long work, each with a name by which others can end it. Keeps up to IDLE_CONNECTIONS that were
+    given back; `async with` closes them."""
 
     def __init__(self, url: str) -> None:
         self.url = url
