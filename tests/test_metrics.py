@@ -17,8 +17,9 @@ from structlog.testing import capture_logs
 
 from faults.harness import Site, part_records, site
 from faults.proxy import Harm, Link, proxy
-from rollcall import sweep, telemetry, worker, workers
-from rollcall.database import connect
+from rollcall import sweep, telemetry, workers
+from rollcall.control_connection import ControlConnection
+from rollcall.database import Connection, connect
 from service import served, until
 
 STAGES = {"store", "parse", "rules", "fold", "merge", "commit"}
@@ -161,7 +162,11 @@ async def test_workers_report_what_they_count(place: Site) -> None:
 
 async def test_a_lost_report_is_made_again(place: Site) -> None:
     stop = asyncio.Event()
-    own = worker.Worker(place.settings(), place.database, place.store, stop, once=False)
+
+    async def unchecked(_: Connection) -> None:
+        return
+
+    own = ControlConnection(place.url, unchecked, stop)
     telemetry.TAKEOVERS.labels("stale").inc()
     async with await connect(place.url, "test") as dead, await connect(place.url, "test") as alive:
         await dead.close()

@@ -4,13 +4,14 @@ The floors, from the top. A module imports only from floors below its own; the c
 build otherwise.
 
     doors       cli · app worker client · web/*      the only ones that read settings
-    stories     pipeline receive control sweep export · loading/ slots segment_writer     they begin transactions
+    stories     pipeline receive control sweep export · loading/ slots segment_writer
+                control_connection                   they begin transactions
     keepers     imports ledger uploads contacts contact_pages rejects workers keys        each has all SQL of its tables
     words       options
     schema      migrations/                          numbered files; adopts an existing contacts table
     library     records/                             bytes in, Parts out; knows no table
-    machines    storage/ database binary_copy embedded/
-    ground      settings · errors telemetry waiting process
+    machines    pool · storage/ database binary_copy embedded/
+    ground      settings · errors telemetry waiting process liveness
 
 Read `pipeline` first. The words are those of docs/glossary.md.
 """

@@ -1,6 +1,6 @@
-"""GET /metrics, for Prometheus: requests as this process saw them; all else as the database has it now.
+"""GET /metrics, for Prometheus: requests as this process counted them; everything else as the database has it now.
 
-Labels are route templates, states, codes and the like: as many as this program knows, whatever is sent to it.
+Labels are route templates, states, codes and the like, never a value that a sender chooses: their number is bounded.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rollcall import imports, workers
+from rollcall import imports, liveness, workers
 from rollcall.database import Connection
 from rollcall.errors import Forbidden, ImportFailed, RollcallError, Unreadable
 from rollcall.telemetry import WORKER_METRICS, CounterValues
 from rollcall.web import CallerDep, ServiceDep
-from rollcall.web.checks import STALE_SECONDS
 
 STATES: tuple[imports.State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 OUTCOMES = ("created", "updated", "unchanged", "skipped", "duplicate", "rejected")
@@ -28,7 +27,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(service: ServiceDep, caller: CallerDep) -> Response:
-    """They are about all Sources: not for a key that is bound to some."""
+    """Metrics are about all Sources, so a key that is bound to some is refused."""
     if caller.sources is not None:
         raise Forbidden("This key is bound to sources, and metrics are about all of them. Use a key that is not.")
     async with service.database.session() as tx:
@@ -37,7 +36,7 @@ async def metrics(service: ServiceDep, caller: CallerDep) -> Response:
 
 
 class Found(Collector):
-    """What was found in the database at this moment."""
+    """The metrics that were read from the database for one scrape."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -55,7 +54,7 @@ async def _gauges(tx: Connection) -> list[Metric]:
     by_code = {code: count for _, code, count in census if code}
     for code in sorted({*_codes(Unreadable), ImportFailed.code}):
         failed.add_metric([code], by_code.get(code, 0))
-    wait, alive = await imports.longest_wait(tx), await workers.count_alive(tx, STALE_SECONDS)
+    wait, alive = await imports.longest_wait(tx), await workers.count_alive(tx, liveness.STALE_SECONDS)
     return [
         by_state,
         failed,
@@ -77,8 +76,8 @@ async def _counters(tx: Connection, shown: CounterValues) -> list[Metric]:
 
 
 def _counter(name: str, documentation: str, label: str, found: dict[str, float], shown: CounterValues) -> Metric:
-    """Never lower than it was shown: when Postgres crashed, or a failed import is tried again, Records are read again;
-    and whoever draws a rate takes a counter that fell for one that began anew, and adds all of it."""
+    """A counter, never lower than it was shown before. Sums fall when Postgres crashed or a failed import is retried,
+    and Prometheus treats a counter that decreases as reset."""
     family = CounterMetricFamily(name, documentation, labels=[label])
     for value, sum_ in found.items():
         shown[name, value] = max(sum_, shown.get((name, value), 0.0))
