@@ -117,8 +117,8 @@ HOLES = (
         ("control_connection.py", "while not await workers.lock(control, self.number):", "while False:"),
         (
             "worker.py",
-            "import imports, liveness, pipeline, sweep\n",
-            "import imports, liveness, pipeline, sweep, workers\n",
+            "import imports, liveness, pipeline, store_owner, sweep\n",
+            "import imports, liveness, pipeline, store_owner, sweep, workers\n",
         ),
         (
             "worker.py",
