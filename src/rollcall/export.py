@@ -5,7 +5,8 @@
     ndjson   the account of each: record, field, code, message, value, raw
 
 What is not stored is found again: the file is read once more by the import's Plan. A file holds as many as were
-counted, or breaks off. Of all that is held, bytes bound it: a page, and while a file is written one block of it.
+counted, or breaks off. Those that the database could not store (`loading/not_storable.py`) follow behind these: reading
+the file does not find them. Of all that is held, bytes bound it: a page, and while a file is written one block of it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ PAGE_ROWS = 1_000
 PAGE_BYTES = 1 << 20
 """A page ends before the Reject that would bring it to more, but always holds one."""
 
+STORED_ROWS = 20
+"""As many of the largest are held while a file is written."""
+
 BLOCK_ROWS, BLOCK_BYTES = 1_000, 256 << 10
 """So many Rejects, or bytes of theirs, are written at a time: what is held for each one that reads a file."""
 
@@ -47,14 +51,16 @@ short Records would else make a file that is very much longer than the one it ca
 
 @dataclass(frozen=True)
 class Rejected:
-    """What there is of an import's Rejects. `until`: the last Record that is judged for good; up to it `total` were
-    rejected. `stored`: how many of these the database holds. `segments`: of the file, if that has to be read again.
+    """What there is of an import's Rejects. `until`: the last Record that is judged for good; up to it, and by the
+    database (`not_storable`), `total` were rejected. `stored`: how many of these the database holds. `segments`: of the
+    file, if that has to be read again.
     """
 
     job: Import
     until: int
     total: int
     stored: int
+    not_storable: int
     segments: list[Segment]
 
 
@@ -64,13 +70,16 @@ async def find(tx: Connection, job_id: UUID, sources: list[str] | None = None) -
     if job is None:
         raise NotFound("There is no import with this jobId.")
     until, total = await ledger.rejects_so_far(tx, job_id)
-    if not until:  # what a check pass has found is in no ledger
+    not_storable = await ledger.not_storable(tx, job_id)
+    if not until and not not_storable:  # what a check pass has found is in no ledger
         until, total = job.total or 0, job.rejected
     stored = await rejects.count(tx, job_id, until)
+    kept = not not_storable or await rejects.count_not_storable(tx, job_id) >= not_storable
+    stored, total = stored + not_storable, total + not_storable
     segments = await uploads.segments(tx, job.upload_id) if stored < total else []
-    if not stored and total and not segments:
+    if not kept or (not stored and total and not segments):
         raise NotFound("The rejected records were deleted after their time (REJECTS_RETENTION); the counts stay.")
-    return Rejected(job, until, total, stored, segments)
+    return Rejected(job, until, total, stored, not_storable, segments)
 
 
 async def page(tx: Connection, job_id: UUID, *, after: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
@@ -108,7 +117,7 @@ def file(
     if rejected.stored == rejected.total:
         blocks = _stored(database, job.id, rejected.total)
     elif rejected.segments and plan:
-        blocks = _found_again(store, rejected, plan, cpu_slots)
+        blocks = _found_again(database, store, rejected, plan, cpu_slots)
     else:
         raise ObjectMissing(
             f"Of the {rejected.total:,} rejected records {rejected.stored:,} are stored (MAX_STORED_REJECTS), and the"
@@ -148,7 +157,7 @@ async def _stored(database: Database, job_id: UUID, count: int) -> AsyncGenerato
 
 
 async def _found_again(
-    store: Store, rejected: Rejected, plan: Plan, cpu_slots: asyncio.Semaphore
+    database: Database, store: Store, rejected: Rejected, plan: Plan, cpu_slots: asyncio.Semaphore
 ) -> AsyncGenerator[list[Reject], None]:
     reading = part_reader.reread_rejects(
         store, rejected.segments, rejected.job.bytes_total, plan, until=rejected.until, cpu_slots=cpu_slots
@@ -157,6 +166,14 @@ async def _found_again(
         async for found in coming:
             for block in _blocks(found):
                 yield block
+    after, left = 0, rejected.not_storable
+    while left:
+        async with database.session() as tx:
+            block = await rejects.not_storable(tx, rejected.job.id, after=after, limit=min(STORED_ROWS, left))
+        if not block:
+            return
+        yield block
+        after, left = block[-1].record, left - len(block)
 
 
 def _blocks(found: Any) -> Iterator[list[Reject]]:
