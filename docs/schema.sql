@@ -12,6 +12,20 @@ CREATE FUNCTION rollcall.account(job uuid) RETURNS TABLE(read bigint, created bi
                      where r.import_id = job group by each.code) c)
       from rollcall.import_parts p where p.import_id = job
 $$;
+CREATE FUNCTION rollcall.count_end() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ begin
+    if tg_op <> 'INSERT' and old.finished_at is not null then
+        insert into rollcall.ends
+        select old.state, old.error_code, -1, -n * old.created, -n * old.updated, -n * old.unchanged, -n * old.skipped,
+               -n * old.duplicate, -n * old.rejected from (select case tg_op when 'DELETE' then 0 else 1 end) as each (n);
+    end if;
+    if tg_op <> 'DELETE' and new.finished_at is not null then
+        insert into rollcall.ends values (new.state, new.error_code, 1, new.created, new.updated, new.unchanged,
+                                          new.skipped, new.duplicate, new.rejected);
+    end if;
+    return null;
+end $$;
 CREATE FUNCTION rollcall.total(by_code jsonb) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     AS $$
@@ -26,6 +40,17 @@ CREATE TABLE public.contacts (
     imported_at timestamp with time zone NOT NULL,
     import_id uuid,
     record bigint
+);
+CREATE TABLE rollcall.ends (
+    state text NOT NULL,
+    code text,
+    imports bigint NOT NULL,
+    created bigint NOT NULL,
+    updated bigint NOT NULL,
+    unchanged bigint NOT NULL,
+    skipped bigint NOT NULL,
+    duplicate bigint NOT NULL,
+    rejected bigint NOT NULL
 );
 CREATE TABLE rollcall.figures (
     name text NOT NULL,
@@ -133,6 +158,10 @@ CREATE TABLE rollcall.segments (
     CONSTRAINT segments_check CHECK (((state = 'durable'::text) = ((length IS NOT NULL) AND (checksums IS NOT NULL)))),
     CONSTRAINT segments_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'durable'::text])))
 );
+CREATE TABLE rollcall.sweeps (
+    began timestamp with time zone NOT NULL,
+    seen timestamp with time zone NOT NULL
+);
 CREATE TABLE rollcall.uploads (
     id uuid NOT NULL,
     state text NOT NULL,
@@ -184,11 +213,14 @@ ALTER TABLE ONLY rollcall.segments
     ADD CONSTRAINT segments_key_key UNIQUE (key);
 ALTER TABLE ONLY rollcall.segments
     ADD CONSTRAINT segments_pkey PRIMARY KEY (upload_id, "offset");
+ALTER TABLE ONLY rollcall.sweeps
+    ADD CONSTRAINT sweeps_pkey PRIMARY KEY (began);
 ALTER TABLE ONLY rollcall.uploads
     ADD CONSTRAINT uploads_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY rollcall.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (seq);
 CREATE INDEX imports_file ON rollcall.imports USING btree (source, sha256, seq);
+CREATE INDEX imports_finished ON rollcall.imports USING btree (finished_at) WHERE (finished_at IS NOT NULL);
 CREATE INDEX imports_open ON rollcall.imports USING btree (source, seq) WHERE (state = ANY (ARRAY['queued'::text, 'running'::text]));
 CREATE INDEX imports_queued ON rollcall.imports USING btree (seq) WHERE (state = 'queued'::text);
 CREATE UNIQUE INDEX imports_running ON rollcall.imports USING btree (source) WHERE (state = 'running'::text);
@@ -196,7 +228,9 @@ CREATE INDEX imports_source ON rollcall.imports USING btree (source, seq);
 CREATE INDEX imports_upload ON rollcall.imports USING btree (upload_id, seq);
 CREATE UNIQUE INDEX keys_live ON rollcall.keys USING btree (name) WHERE (revoked_at IS NULL);
 CREATE INDEX uploads_arriving ON rollcall.uploads USING btree (created_at) WHERE (state = 'arriving'::text);
+CREATE INDEX uploads_completed ON rollcall.uploads USING btree (completed_at) WHERE (completed_at IS NOT NULL);
 CREATE UNIQUE INDEX uploads_idempotency_key ON rollcall.uploads USING btree (created_by, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL);
+CREATE TRIGGER count_end AFTER INSERT OR DELETE OR UPDATE OF state ON rollcall.imports FOR EACH ROW EXECUTE FUNCTION rollcall.count_end();
 ALTER TABLE ONLY rollcall.import_parts
     ADD CONSTRAINT import_parts_import_id_fkey FOREIGN KEY (import_id) REFERENCES rollcall.imports(id) ON DELETE CASCADE;
 ALTER TABLE ONLY rollcall.imports

@@ -152,7 +152,12 @@ def test_dependencies() -> None:
 
 def test_modules_of_the_architecture() -> None:
     package = ROOT / "src" / "rollcall"
-    for path in re.findall(r"`?([a-z_]+(?:/[a-z_]*)*(?:\.py|/))", ARCHITECTURE):
+    packages = ARCHITECTURE[ARCHITECTURE.index("## Packages") : ARCHITECTURE.index("## The way")]
+    for folder, row in re.findall(r"^\| ((?!package)[a-z/]+) \| (.*) \|$", packages, re.MULTILINE):
+        named = set(re.findall(r"`([\w]+\.(?:py|sql))`", row))
+        there = {file.name for file in (package / folder).iterdir() if file.suffix in (".py", ".sql")}
+        assert named == there - {"__init__.py"}, folder
+    for path in re.findall(r"\b([a-z_]+(?:/[a-z_]*)*(?:\.py|/))(?![\w.])", ARCHITECTURE.replace(packages, "")):
         assert (package / path).exists(), path
     floors = ARCHITECTURE[: ARCHITECTURE.index("## The way")]
     for module in {name.split(".")[1] for name in modules()}:

@@ -208,10 +208,14 @@ async def test_postgres_goes_while_a_body_arrives(
         job_id = await until(lambda: accepted(client, file), 10, "the service answers again")
     assert len(await place.query("select id from rollcall.uploads where state = 'arriving'")) == 1
 
-    await place.query("update rollcall.uploads set created_at = created_at - make_interval(hours => 25)")
+    await place.query("update rollcall.uploads set seen_at = seen_at - make_interval(hours => 25)")
     settings = place.settings()
     await sweep.sweep(
-        place.database, place.store, retention=settings.retention, rejects_retention=settings.rejects_retention
+        place.database,
+        place.store,
+        retention=settings.retention,
+        rejects_retention=settings.rejects_retention,
+        imports_retention=settings.imports_retention,
     )
     await place.carry(await place.claim())
     await assert_sound(place, {job_id: file})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 
 from faults.harness import Site, part_records, site
 from faults.proxy import Harm, Link, proxy
-from rollcall import telemetry, worker, workers
+from rollcall import sweep, telemetry, worker, workers
 from rollcall.database import connect
 from service import served, until
 
@@ -86,6 +87,33 @@ async def test_a_counter_never_falls(place: Site) -> None:
         assert (await scraped(client))["rollcall_records_total", ("rejected",)] == 1
 
 
+async def test_metrics_do_not_look_at_imports_that_are_over(place: Site) -> None:
+    """Each is counted at its end, whichever; what is deleted stays counted in the Records."""
+    for source in ("a", "b"):
+        await place.load(source, LIST.encode())
+    failed = await place.load("c", LIST.encode(), onInvalid="fail")
+    async with served(place.url, place.folder) as client:
+        first = await scraped(client)
+        assert [first["rollcall_imports", (state,)] for state in ("succeeded", "failed", "queued")] == [2, 1, 0]
+        await place.retry(failed.id)
+        again = await scraped(client)
+        assert [again["rollcall_imports", (state,)] for state in ("succeeded", "failed", "queued")] == [2, 0, 1]
+        await place.query("update rollcall.imports set finished_at = finished_at - interval '400 days'")
+        await sweep.sweep(
+            place.database,
+            place.store,
+            retention=timedelta(7),
+            rejects_retention=timedelta(90),
+            imports_retention=timedelta(365),
+        )
+        last = await scraped(client)
+    assert [last["rollcall_imports", (state,)] for state in ("succeeded", "failed", "queued")] == [0, 0, 1]
+    assert last["rollcall_records_total", ("created",)] == first["rollcall_records_total", ("created",)] == 500
+    assert await place.query("select count(*) from rollcall.imports") == [(1,)]
+
+    assert len(await place.query("select 1 from rollcall.ends")) == 2  # summed up: succeeded, failed
+
+
 async def test_what_is_sent_makes_no_series(database_url: str, tmp_path: Path) -> None:
     async def ask(client: httpx.AsyncClient) -> None:
         mark = uuid4().hex
@@ -115,7 +143,7 @@ async def test_workers_report_what_they_count(place: Site) -> None:
         first = await scraped(client)
         assert {key[1][0] for key in first if key[0] == "rollcall_import_seconds_total"} == STAGES
         assert all(first["rollcall_import_seconds_total", (stage,)] > 0 for stage in STAGES)
-        assert first["rollcall_takeovers_total", ("free",)] == 0
+        assert first["rollcall_takeovers_total", ("released",)] == 0
 
         job_id = await place.post("crm", LIST.encode())
         await place.query("update rollcall.imports set state = 'running' where id = %s", job_id)  # nobody's
@@ -123,7 +151,7 @@ async def test_workers_report_what_they_count(place: Site) -> None:
 
             async def reported() -> bool:
                 now = await scraped(client)
-                return now["rollcall_takeovers_total", ("free",)] == 1 and all(
+                return now["rollcall_takeovers_total", ("released",)] == 1 and all(
                     now["rollcall_import_seconds_total", (stage,)] > first["rollcall_import_seconds_total", (stage,)]
                     for stage in STAGES
                 )

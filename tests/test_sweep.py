@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
-from faults.harness import Site, site, until
-from rollcall import control, imports, uploads, worker
+from faults.harness import Site, part_records, site, until
+from rollcall import control, imports, keys, uploads, worker
 from rollcall import sweep as story
 from rollcall.database import SWEEP_LOCK, connect, lock_alone
 from rollcall.errors import ObjectMissing
@@ -34,8 +35,20 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
         yield here
 
 
-async def sweep(place: Site, *, retention: timedelta = 7 * DAY, rejects_retention: timedelta = 90 * DAY) -> None:
-    await story.sweep(place.database, place.store, retention=retention, rejects_retention=rejects_retention)
+async def sweep(
+    place: Site,
+    *,
+    retention: timedelta = 7 * DAY,
+    rejects_retention: timedelta = 90 * DAY,
+    imports_retention: timedelta = 365 * DAY,
+) -> None:
+    await story.sweep(
+        place.database,
+        place.store,
+        retention=retention,
+        rejects_retention=rejects_retention,
+        imports_retention=imports_retention,
+    )
 
     async def over() -> bool:  # a session that was closed ends a little later, and with it its lock
         return not await place.query(
@@ -162,6 +175,102 @@ async def test_rejects_go_when_their_time_is_over(place: Site, monkeypatch: pyte
 
     assert await place.query("select distinct import_id from rollcall.rejects") == [(jobs[1].id,)]
     assert (await place.show(jobs[0].id)).rejected == 2
+
+
+async def test_imports_go_when_their_time_is_over(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small steps, with ledger, rejects, file and upload; contacts keep the id of the import."""
+    monkeypatch.setattr(story, "IMPORTS_AT_ONCE", 2)
+    with part_records(1):
+        jobs = [await place.load(source, BAD) for source in ("a", "b", "c", "d")]
+    await place.post("a", GOOD)
+    await age(place, "imports", "finished_at", 366)
+    await age(place, "uploads", "completed_at", 366)
+    await place.query("update rollcall.imports set finished_at = clock_timestamp() where source = 'b'")
+
+    await sweep(place)
+
+    left = await place.query("select source, state from rollcall.imports order by source")
+    assert left == [("a", "queued"), ("b", "succeeded")]
+    assert await place.query("select distinct import_id from rollcall.import_parts") == [(jobs[1].id,)]
+    assert await place.query("select count(*) from rollcall.uploads") == [(2,)]
+    assert len(objects(place.folder)) == 2
+    lineage = await place.query("select import_id from public.contacts order by source")
+    assert lineage == [(job.id,) for job in jobs]
+    assert (await place.carry(await place.claim())).state == "succeeded"
+
+
+async def test_imports_end_sooner_than_their_rejects_and_file_would(place: Site) -> None:
+    await place.load("a", BAD)
+    await age(place, "imports", "finished_at", 2)
+    await age(place, "uploads", "completed_at", 2)
+    await sweep(place, imports_retention=DAY)
+    tables = ("imports", "import_parts", "rejects", "segments", "uploads")
+    assert [await place.query(f"select 1 from rollcall.{table}") for table in tables] == [[]] * 5
+    assert objects(place.folder) == []
+
+
+async def test_the_last_revoked_key_stays(place: Site) -> None:
+    """Without any key, everybody would be let in."""
+    async with place.database.session() as tx:
+        for name in ("a", "b", "c"):
+            await keys.create(tx, name)
+        await keys.revoke(tx, "a")
+        await keys.revoke(tx, "b")
+        await age(place, "keys", "revoked_at", 366)
+        await sweep(place)
+        assert await place.query("select name from rollcall.keys") == [("c",)]
+        await keys.revoke(tx, "c")
+        await age(place, "keys", "revoked_at", 366)
+        await sweep(place)
+        assert await keys.any_made(tx)
+
+
+async def pass_days(place: Site, days: float, *, swept: bool) -> None:
+    """By the clock. `swept`: a worker swept all the while."""
+    for table, column in (("imports", "finished_at"), ("uploads", "seen_at"), ("sweeps", "began"), ("sweeps", "seen")):
+        await age(place, table, column, days)
+    if swept:
+        await place.query(
+            "update rollcall.sweeps set seen = clock_timestamp() where began = (select max(began) from rollcall.sweeps)"
+        )
+
+
+async def left(place: Site) -> tuple[int, int]:
+    """Stored files, and uploads that arrive."""
+    return len(objects(place.folder)), len(await place.query("select 1 from rollcall.uploads where state = 'arriving'"))
+
+
+async def test_a_clock_that_is_set_forward_deletes_nothing_early(place: Site) -> None:
+    """Everything is 400 days old all at once. From there on days count as ever, for what is new as well."""
+    await sweep(place)
+    old = await place.load("a", BAD)
+    async with place.database.session() as tx:
+        await uploads.create(tx, uuid4(), uploads.Incoming())
+    await pass_days(place, 400, swept=False)
+    await sweep(place)
+    await sweep(place)
+    assert await left(place) == (1, 1)
+    assert (await place.show(old.id)).rejected == len(await place.query("select 1 from rollcall.rejects")) == 2
+
+    await place.load("b", BAD)
+    await pass_days(place, 2, swept=True)
+    await sweep(place)
+    assert await left(place) == (2, 0)
+    await pass_days(place, 6, swept=True)
+    await sweep(place)
+    assert await left(place) == (0, 0)
+
+
+async def test_a_clock_that_is_set_back_is_believed(place: Site) -> None:
+    await sweep(place)
+    await pass_days(place, 400, swept=False)
+    await sweep(place)
+    await pass_days(place, -400, swept=False)
+    await place.load("a", BAD)
+    await sweep(place)
+    await pass_days(place, 8, swept=True)
+    await sweep(place)
+    assert await left(place) == (0, 0)
 
 
 async def test_rejects_of_an_import_that_runs_stay(place: Site) -> None:

@@ -1,17 +1,18 @@
 """Rollcall brings contact files of any size into Postgres and answers for every record.
 
-The floors, from the top; nothing imports what stands above it (the contract in `pyproject.toml` fails the build):
+The floors, from the top. A module imports only from floors below its own; the contract in `pyproject.toml` fails the
+build otherwise.
 
     doors       cli · app worker client · web/*      the only ones that read settings
-    stories     pipeline receive control sweep · loading/ slots segment_writer · only they and doors open transactions
-    keepers     imports ledger uploads contacts rejects workers keys      one table family each, all its SQL
+    stories     pipeline receive control sweep export · loading/ slots segment_writer     they begin transactions
+    keepers     imports ledger uploads contacts contact_pages rejects workers keys        each has all SQL of its tables
     words       options
-    schema      migrations/                          numbered files; adopts a contacts table from before
+    schema      migrations/                          numbered files; adopts an existing contacts table
     library     records/                             bytes in, Parts out; knows no table
     machines    storage/ database binary_copy embedded/
     ground      settings · errors telemetry waiting process
 
-Read `pipeline` first: it fits one screen.
+Read `pipeline` first. The words are those of docs/glossary.md.
 """
 
 __version__ = "0.1.0"

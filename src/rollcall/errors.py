@@ -8,13 +8,18 @@
     ├─ Unreadable     the file is at fault: the import fails, never retried
     │   ├─ EmptyFile NoRecords UnknownFormat UnsupportedEncoding NoEmailColumn NoNameColumn BadMapping
     │   ├─ InvalidJson TooDeep HeaderTooLong TooManyColumns
-    │   └─ ArchiveTruncated ArchiveCorrupt ArchiveTooLarge NestedArchive InvalidRecords TooManyRejects ReaderChanged …
-    ├─ Unavailable    the world is at fault: 503, retried
-    │   └─ DatabaseDown DatabaseFull StoreDown NoSpace Busy EmbeddedInUse EmbeddedFailed
-    └─ Stopped        a signal, not a fault: Cancelled Draining Fenced
+    │   ├─ ArchiveTruncated ArchiveCorrupt ArchiveTooLarge NestedArchive InvalidRecords TooManyRejects
+    │   └─ ReaderChanged ObjectMissing ObjectCorrupt Crashed
+    ├─ Unavailable    a dependency is at fault: 503 or 507, retried
+    │   ├─ DatabaseDown DatabaseFull DatabaseLocked StoreDown NoSpace Busy NoProgress OutOfMemory
+    │   └─ EmbeddedInUse EmbeddedFailed
+    ├─ ContactsRefused ContactsContended ImportFailed    the import fails, and may be retried
+    └─ Stopped        a signal between the parts of a worker: Draining Fenced
+
+Errors of one module alone stand there: `database.Incompatible`, `settings.BadSettings`, `client.ServiceRefused`.
 
 A bad record is none of these: it is a Reject, a value (`records`). Messages are for people: what, where, what to do.
-They never carry SQL, hosts, paths, keys or personal data.
+They never contain SQL, hosts, paths, keys or personal data.
 """
 
 from __future__ import annotations

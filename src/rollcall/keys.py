@@ -14,7 +14,7 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
 
@@ -83,6 +83,16 @@ async def revoke(tx: Connection, name: str) -> None:
     )
     if await cursor.fetchone() is None:
         raise NotFound(f"There is no key named {name}. `rollcall keys list` shows those there are.")
+
+
+async def expire(tx: Connection, age: timedelta) -> int:
+    """Forget keys that are revoked for so long; how many. One is kept whatever its age: without any, all are let in."""
+    cursor = await tx.execute(
+        """delete from rollcall.keys where revoked_at < clock_timestamp() - %s
+              and id <> (select id from rollcall.keys order by revoked_at desc nulls first, id limit 1)""",
+        (age,),
+    )
+    return cursor.rowcount
 
 
 async def live(tx: Connection) -> list[Key]:

@@ -102,6 +102,11 @@ class Settings(BaseSettings):
     rejects_retention: Span = Field(
         timedelta(days=90), description="How long rejected records are kept after their import ended; counts stay."
     )
+    imports_retention: Span = Field(
+        timedelta(days=365),
+        description="How long imports, their account and the names of revoked keys are kept after their end; contacts"
+        " stay.",
+    )
     enable_metrics: bool = Field(True, description="Serve `/metrics`.")
     log_format: Literal["json", "console"] = Field(
         default_factory=lambda: "console" if sys.stderr.isatty() else "json",

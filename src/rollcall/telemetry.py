@@ -52,9 +52,9 @@ STAGE_SECONDS = _counter(
 )
 TAKEOVERS = _counter(
     "rollcall_takeovers",
-    "Running imports that another worker took: free (let go), gone (its worker died), stale (its worker froze).",
+    "Running imports that another worker took: released, gone (its worker died), stale (its worker froze).",
     "why",
-    ("free", "gone", "stale"),
+    ("released", "gone", "stale"),
 )
 RETRIES = _counter(
     "rollcall_retries",

@@ -301,6 +301,7 @@ class Worker:
                     self._store,
                     retention=self._settings.retention,
                     rejects_retention=self._settings.rejects_retention,
+                    imports_retention=self._settings.imports_retention,
                 )
             except Exception as error:  # next time, perhaps; imports go on
                 log.warning("sweep.failed", error=type(error).__name__, where=where(error))

@@ -25,7 +25,7 @@ from rollcall.imports.claims import (
     take_over,
 )
 from rollcall.imports.closing import cancel, close, fail, fail_check, retry
-from rollcall.imports.stats import census, count_open, count_queued, longest_wait, outcomes
+from rollcall.imports.stats import census, count_open, count_queued, expire, longest_wait, outcomes, sum_up
 from rollcall.imports.table import (
     FINAL,
     Counts,
@@ -59,6 +59,7 @@ __all__ = [
     "count_open",
     "count_queued",
     "create",
+    "expire",
     "fail",
     "fail_check",
     "fence",
@@ -75,5 +76,6 @@ __all__ = [
     "retry",
     "show",
     "state_and_attempt",
+    "sum_up",
     "take_over",
 ]

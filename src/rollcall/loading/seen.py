@@ -139,8 +139,8 @@ def _places(hashes: Words) -> tuple[npt.NDArray[np.int64], Words]:
 def _hashes(keys: Column) -> Words:
     """64 bits of each key, whatever stands beside it.
 
-    Twice 32 bits by the multilinear family (Lemire and Kaser, Strongly universal string hashing is fast, 2014): the sum
-    of its length and its words of four bytes, each multiplied with a secret number of 64 bits; the high half counts.
+    Twice 32 bits by the multilinear family (Lemire and Kaser, "Strongly universal string hashing is fast", 2014): the
+    sum of its length and its words of four bytes, each multiplied by a secret number of 64 bits; the high half counts.
     Two different keys have the same 64 bits with a chance of 2^-64.
     """
     _, offsets, data = keys.buffers()

@@ -39,7 +39,7 @@ SHORT_BYTES, SHORT_KEPT = 32, 256
 """A Record as short as that is judged once, wherever it stands again: 16 MiB hold millions of `{}`."""
 
 Fields = tuple[pa.StringArray, pa.StringArray, pa.StringArray]
-"""Name, email, attributes: as in a Batch."""
+"""Name, email, attributes: as in Columns."""
 
 Found = tuple[Any, Any, str] | RecordError
 """The same of one Record, or why it is rejected."""
