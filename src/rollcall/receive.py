@@ -27,8 +27,8 @@ from uuid import UUID
 
 import structlog
 
-from rollcall import imports, uploads
-from rollcall.database import Connection, Database
+from rollcall import imports, liveness, uploads
+from rollcall.database import Connection
 from rollcall.errors import (
     DatabaseDown,
     IdempotencyMismatch,
@@ -40,15 +40,15 @@ from rollcall.errors import (
 )
 from rollcall.imports import Import
 from rollcall.options import Options
+from rollcall.pool import Pool
 from rollcall.segment_writer import append
 from rollcall.storage import Store, open_segments
 from rollcall.telemetry import RECEIVED_BYTES
+from rollcall.turns import turn
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
 
-SEEN_SECONDS = 5.0
-"""How often an Upload that arrives is said to be alive."""
-SILENCE = timedelta(seconds=20)
+SILENCE = timedelta(seconds=liveness.STALE_SECONDS)
 """An Upload of one request that was not heard of for this long does not count: its process is gone, or frozen."""
 IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 
@@ -67,7 +67,7 @@ class Limits:
 class Arrival:
     """One request's body on its way into an Upload. `first`: the Import of an earlier request with the same key."""
 
-    database: Database
+    database: Pool
     store: Store
     upload: Upload
     created_by: str | None = None
@@ -77,7 +77,7 @@ class Arrival:
 async def receive(
     body: AsyncIterator[bytes],
     *,
-    database: Database,
+    database: Pool,
     store: Store,
     wish: Callable[[], tuple[str, Options]],
     segment_bytes: int | None,
@@ -91,7 +91,7 @@ async def receive(
 
 @asynccontextmanager
 async def one_request(
-    database: Database, store: Store, incoming: Incoming, limits: Limits | None = None
+    database: Pool, store: Store, incoming: Incoming, limits: Limits | None = None
 ) -> AsyncGenerator[Arrival, None]:
     """An Upload of one request: it counts and is alive as long as the block runs; if it is not complete then, nothing
     is left of it. Raises TooManyRequests when the sender is beyond `limits`; StillArriving; DatabaseDown, StoreDown.
@@ -106,22 +106,21 @@ async def one_request(
 
 
 async def begin(
-    database: Database, store: Store, incoming: Incoming, limits: Limits | None = None, *, pausable: bool = False
+    database: Pool, store: Store, incoming: Incoming, limits: Limits | None = None, *, pausable: bool = False
 ) -> Arrival:
-    """The Upload's row, made before a byte of it is awaited. Raises TooManyRequests, StillArriving, DatabaseDown.
+    """The Upload's row, made before a byte of it is awaited. Raises TooManyRequests, StillArriving, Busy, DatabaseDown.
 
     `pausable`: it comes in several requests, and silence between them is no death (`uploads.resume`).
     """
     upload, first, dropped = Upload(imports.new_id()), None, list[str]()
-    async with database.transaction() as tx:
+    async with turn(incoming.created_by), database.transaction() as tx:
         await uploads.lock_sender(tx, incoming.created_by)
         if incoming.idempotency_key is not None:
             first, dropped = await _first(tx, incoming.created_by, incoming.idempotency_key)
         if limits is not None:
             await _admit(tx, incoming.created_by, limits, queues=first is None)
-        if first is not None:
-            incoming = Incoming(created_by=incoming.created_by)
-        await uploads.create(tx, upload.id, incoming, pausable=pausable)
+        kept = incoming if first is None else Incoming(created_by=incoming.created_by)
+        await uploads.create(tx, upload.id, kept, pausable=pausable)
     await store.delete_many(dropped)
     return Arrival(database, store, upload, incoming.created_by, first)
 
@@ -174,7 +173,7 @@ async def become_import(
 
 
 @asynccontextmanager
-async def finish(database: Database, upload: Upload, file: Incoming | None = None) -> AsyncGenerator[Connection, None]:
+async def finish(database: Pool, upload: Upload, file: Incoming | None = None) -> AsyncGenerator[Connection, None]:
     """The transaction in which the Upload becomes complete; what the block adds to it commits with it, or nothing does.
 
     Raises UploadFailed when the Upload was dropped, or is complete already; DatabaseDown.
@@ -184,7 +183,7 @@ async def finish(database: Database, upload: Upload, file: Incoming | None = Non
         yield tx
 
 
-async def digest(database: Database, store: Store, upload: Upload) -> bytes:
+async def digest(database: Pool, store: Store, upload: Upload) -> bytes:
     """The SHA-256 of all its bytes, however they were cut: as it was taken while they arrived, in this process.
 
     Where others have stored some of them, they are read again: the state of a hash outlives no process. Raises
@@ -199,7 +198,7 @@ async def digest(database: Database, store: Store, upload: Upload) -> bytes:
     return taken
 
 
-async def drop(database: Database, store: Store, upload: Upload) -> None:
+async def drop(database: Pool, store: Store, upload: Upload) -> None:
     """Leave nothing of an Upload that is not complete; a complete one is not touched. Logs what it could not do."""
     try:
         async with database.transaction() as tx:
@@ -252,12 +251,12 @@ async def _admit(tx: Connection, created_by: str | None, limits: Limits, *, queu
 
 
 @asynccontextmanager
-async def _alive(database: Database, upload_id: UUID) -> AsyncGenerator[None, None]:
+async def _alive(database: Pool, upload_id: UUID) -> AsyncGenerator[None, None]:
     """Say that it is alive, while the block runs."""
 
     async def say() -> None:
         while True:
-            await asyncio.sleep(SEEN_SECONDS)
+            await asyncio.sleep(liveness.BEAT_SECONDS)
             with suppress(Unavailable):  # bytes are stored without it
                 async with database.session() as tx:
                     await uploads.touch(tx, upload_id)
