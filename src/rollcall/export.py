@@ -158,7 +158,7 @@ async def _stored(database: Pool, job_id: UUID, count: int) -> AsyncGenerator[li
 
 
 async def _found_again(
-    database: Database, store: Store, rejected: Rejected, plan: Plan, cpu_slots: asyncio.Semaphore
+    database: Pool, store: Store, rejected: Rejected, plan: Plan, cpu_slots: asyncio.Semaphore
 ) -> AsyncGenerator[list[Reject], None]:
     reading = part_reader.reread_rejects(
         store, rejected.segments, rejected.job.bytes_total, plan, until=rejected.until, cpu_slots=cpu_slots
