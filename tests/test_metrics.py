@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 
 from faults.harness import Site, part_records, site
 from faults.proxy import Harm, Link, proxy
-from rollcall import sweep, telemetry, worker, workers
+from rollcall import sweep, telemetry, workers
+from rollcall.control_connection import ControlConnection
 from rollcall.database import connect
 from service import served, until
 
@@ -161,7 +162,7 @@ async def test_workers_report_what_they_count(place: Site) -> None:
 
 async def test_a_lost_report_is_made_again(place: Site) -> None:
     stop = asyncio.Event()
-    own = worker.Worker(place.settings(), place.database, place.store, stop, once=False)
+    own = ControlConnection(place.url, place.settings().check_connections, stop)
     telemetry.TAKEOVERS.labels("stale").inc()
     async with await connect(place.url, "test") as dead, await connect(place.url, "test") as alive:
         await dead.close()

@@ -4,7 +4,8 @@ The floors, from the top. A module imports only from floors below its own; the c
 build otherwise.
 
     doors       cli · app worker client · web/*      the only ones that read settings
-    stories     pipeline receive control sweep export · loading/ slots segment_writer     they begin transactions
+    stories     pipeline receive control sweep export · loading/ slots segment_writer
+                control_connection                   they begin transactions
     keepers     imports ledger uploads contacts contact_pages rejects workers keys        each has all SQL of its tables
     words       options
     schema      migrations/                          numbered files; adopts an existing contacts table

@@ -1,38 +1,34 @@
 """The worker: claims imports, carries each in a slot, shows that it lives, takes over what others dropped.
 
-Everything that decides who works is said on one connection, the control connection, which also holds the worker's
-advisory lock and listens. When it is lost the loaders go on; it is dialled again, locked again, and only then looked
-around with: what was seen before counts for nothing. SIGTERM drains: Parts under way are committed, imports given back.
+Everything that decides who works is said on one connection (`control_connection`). When it is lost the loaders go on,
+and what was seen on it counts for nothing. SIGTERM drains: Parts under way are committed, imports given back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 import psycopg
 import structlog
 
-from rollcall import imports, liveness, pipeline, sweep, workers
-from rollcall.database import Connection, Dialler, classify, connect, connection_limit, end_sessions
-from rollcall.errors import DatabaseDown
+from rollcall import imports, liveness, pipeline, sweep
+from rollcall.control_connection import ControlConnection
+from rollcall.database import Connection, Dialler, classify, end_sessions
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
 from rollcall.loading import retries
 from rollcall.loading.part_reader import PART_READ
-from rollcall.process import share_memory, tell_systemd
+from rollcall.process import share_memory
 from rollcall.settings import Settings
 from rollcall.slots import Slot, admitted
 from rollcall.storage import Store, open_store
-from rollcall.telemetry import TAKEOVERS, CounterValues, where, worker_counters
+from rollcall.telemetry import TAKEOVERS, where
 
 DRAIN_SECONDS = 20.0
-REDIAL_SECONDS = 0.25
 SWEEP_SECONDS = 600.0
 ONE_LOADER_BYTES = 256 << 10
 """A file up to this size is loaded before a second connection would be of use."""
@@ -65,16 +61,12 @@ class Worker:
     ) -> None:
         self._settings, self._database, self._store = settings, database, store
         self._draining, self._once = draining, once
-        self._name = workers.name_of(os.getpid())
-        self._number = 0
+        self._control = ControlConnection(database.url, settings.check_connections, draining)
         self._slots: dict[tuple[str, int], Slot] = {}
         self._large: set[UUID] = set()  # of those that are open: found to be large
         self._seen: dict[tuple[object, ...], float] = {}
         self._isolating = False
         self._held_back = False  # something may be queued that only waits for one of the slots
-        self._control: Connection | None = None
-        self._last_beat = 0.0
-        self._reported: CounterValues = {}
 
     async def run(self) -> None:
         """The control loop."""
@@ -82,20 +74,20 @@ class Worker:
         try:
             while True:
                 try:
-                    control = self._control or await self._connect()
+                    control = self._control.connection or await self._connect()
                     if control is None or await self._tick(control):
                         break
                 except psycopg.Error as error:
-                    if (found := classify(error, self._control)) == "fault":
+                    if (found := classify(error, self._control.connection)) == "fault":
                         raise
                     if found != "locked":
-                        await self._disconnect()
+                        await self._control.close()
             await self._shut_down()
         finally:
             tasks = [sweeping, draining, *self._tasks()]
             for task in tasks:
                 task.cancel()
-            await self._disconnect()
+            await self._control.close()
             await asyncio.wait(tasks, timeout=liveness.GRACE_SECONDS)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
@@ -109,7 +101,7 @@ class Worker:
 
     async def _tick(self, control: Connection) -> bool:
         """One look around; True when there is nothing more to do."""
-        await self._show_life(control)
+        await self._control.show_life(control)
         if self._draining.is_set():
             return True
         await self._take_over(control)
@@ -119,14 +111,6 @@ class Worker:
         await self._wait(control)
         return False
 
-    async def _show_life(self, control: Connection) -> None:
-        """Beat, when it is time to. Looking for work may be rarer than that."""
-        tell_systemd("WATCHDOG=1")
-        if time.monotonic() - self._last_beat >= liveness.BEAT_SECONDS:
-            await workers.beat(control, self._number, self._name)
-            await self.report(control)
-            self._last_beat = time.monotonic()
-
     async def _wait(self, control: Connection) -> None:
         """Until there may be work: a notification, a slot that was missing, the end of the poll interval; or the drain.
 
@@ -135,7 +119,7 @@ class Worker:
         seconds = self._settings.worker_poll_interval / 1000
         end = time.monotonic() + (min(seconds, liveness.GRACE_SECONDS) if self._seen else seconds)
         while (left := end - time.monotonic()) > 0:
-            await self._show_life(control)
+            await self._control.show_life(control)
             listening = asyncio.create_task(_notified(control, min(left, liveness.BEAT_SECONDS)))
             draining = asyncio.create_task(self._draining.wait())
             missing = self._tasks() if self._once or self._held_back else []
@@ -148,54 +132,16 @@ class Worker:
             if listening.cancelled() or await listening:
                 return
 
-    async def report(self, control: Connection) -> None:
-        """What was counted since the last time; again, if the answer is lost."""
-        counted = worker_counters()
-        await workers.report(control, {key: value - self._reported.get(key, 0) for key, value in counted.items()})
-        self._reported = counted
-
     async def _connect(self) -> Connection | None:
-        """Connect, lock, beat, listen; for as long as patience lasts. None when it is to stop before that."""
+        """What was seen on another connection counts for nothing."""
         self._seen.clear()
-        since = time.monotonic()
-        while not self._draining.is_set():
-            tell_systemd("WATCHDOG=1")
-            try:
-                self._control = await self._register()
-            except psycopg.Error as error:
-                if time.monotonic() - since > liveness.PATIENCE_SECONDS:
-                    raise DatabaseDown from error
-                await self._disconnect()
-                await asyncio.sleep(REDIAL_SECONDS)
-            else:
-                return self._control
-        return None
-
-    async def _register(self) -> Connection:
-        if not self._number:
-            first = await connect(self._database.url, "rollcall:worker")
-            async with first:
-                self._settings.check_connections(await connection_limit(first))
-                self._number = await workers.register(first, self._name)
-        control = await connect(self._database.url, workers.session_name(self._number), idle_seconds=5)
-        try:
-            while not await workers.lock(control, self._number):
-                await workers.end_older_session(control, self._number)
-                await asyncio.sleep(REDIAL_SECONDS / 5)
-            await workers.beat(control, self._number, self._name)
-            self._last_beat = time.monotonic()
-            await control.execute("listen rollcall")
-        except BaseException:
-            await control.close()
-            raise
-        log.info("worker.ready", worker=self._number)
-        return control
+        return await self._control.dial()
 
     async def _claim(self, control: Connection) -> None:
         self._held_back = True
         while not self._isolating and self._room(crashes=0):
             most, without = admitted(self._slots.values(), self._settings.worker_concurrency)
-            job = await imports.claim(control, self._number, bytes_max=most, without=without)
+            job = await imports.claim(control, self._control.number, bytes_max=most, without=without)
             if job is None:
                 self._held_back = most is not None or bool(without)
                 return
@@ -205,7 +151,7 @@ class Worker:
         mine = [f"{job}:{attempt}" for job, attempt in self._slots]
         now, standing = time.monotonic(), set()
         self._isolating = False
-        running = await imports.list_stalled(control, self._number, mine, liveness.STALE_SECONDS)
+        running = await imports.list_stalled(control, self._control.number, mine, liveness.STALE_SECONDS)
         self._large &= {stalled.id for stalled in running} | {slot.job.id for slot in self._slots.values()}
         for stalled in running:
             if stalled.released:
@@ -232,7 +178,7 @@ class Worker:
     async def _take(self, control: Connection, stalled: Stalled, why: str) -> None:
         counted = why != "released" and not stalled.restarted
         try:
-            job = await imports.take_over(control, self._number, stalled, counted=counted)
+            job = await imports.take_over(control, self._control.number, stalled, counted=counted)
         except psycopg.errors.LockNotAvailable:
             await end_sessions(control, stalled.id, attempt=stalled.attempt)
             return
@@ -252,7 +198,7 @@ class Worker:
         return len(self._slots) < self._settings.worker_concurrency
 
     def _begin(self, job: Import, how: str) -> None:
-        log.info("import.begun", import_id=str(job.id), attempt=job.attempt, how=how, worker=self._number)
+        log.info("import.begun", import_id=str(job.id), attempt=job.attempt, how=how, worker=self._control.number)
         slot = Slot(job, large=job.bytes_total > LARGE_BYTES or job.id in self._large)
         if self._draining.is_set():
             slot.stop.set()
@@ -307,16 +253,9 @@ class Worker:
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=liveness.GRACE_SECONDS)
-        if self._control is not None and not self._slots:
-            with suppress(psycopg.Error):
-                await self.report(self._control)
-                await workers.deregister(self._control, self._number)
-        log.info("worker.drained", worker=self._number)
-
-    async def _disconnect(self) -> None:
-        control, self._control = self._control, None
-        if control is not None:
-            await control.close()
+        if not self._slots:
+            await self._control.deregister()
+        log.info("worker.drained", worker=self._control.number)
 
 
 async def _notified(control: Connection, seconds: float) -> bool:

@@ -114,11 +114,16 @@ HOLES = (
         "6a",
         "the lock is taken before the first claim",
         "test_takeover.py::test_the_lock_is_there_before_the_first_claim",
-        ("worker.py", "while not await workers.lock(control, self._number):", "while False:"),
+        ("control_connection.py", "while not await workers.lock(control, self.number):", "while False:"),
+        (
+            "worker.py",
+            "import imports, liveness, pipeline, sweep\n",
+            "import imports, liveness, pipeline, sweep, workers\n",
+        ),
         (
             "worker.py",
             "        await self._claim(control)\n        if",
-            "        await self._claim(control)\n        await workers.lock(control, self._number)\n        if",
+            "        await self._claim(control)\n        await workers.lock(control, self._control.number)\n        if",
         ),
     ),
     undone(
@@ -144,30 +149,30 @@ HOLES = (
         "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
             "worker.py",
-            "        control, self._control = self._control, None\n",
-            "        control, self._control = self._control, None\n"
-            "        for task in self._tasks():\n            task.cancel()\n",
+            '                    if found != "locked":\n',
+            '                    if found != "locked":\n'
+            "                        for task in self._tasks():\n                            task.cancel()\n",
         ),
     ),
     undone(
         "7b",
         "it is dialled again at once",
         "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
-        ("worker.py", "REDIAL_SECONDS = 0.25", "REDIAL_SECONDS = 5.0"),
+        ("control_connection.py", "REDIAL_SECONDS = 0.25", "REDIAL_SECONDS = 5.0"),
     ),
     undone(
         "7c",
         "the worker's own older session, which still has the lock, is ended",
         "test_takeover.py::test_a_worker_without_its_control_connection[swallow]",
-        ("worker.py", "await workers.end_older_session(control, self._number)", "pass"),
+        ("control_connection.py", "await workers.end_older_session(control, self.number)", "pass"),
     ),
     undone(
         "7d",
         "and the worker beats before it looks and claims",
         "test_takeover.py::test_a_worker_without_its_control_connection[cut]",
         (
-            "worker.py",
-            "            await workers.beat(control, self._number, self._name)\n"
+            "control_connection.py",
+            "            await workers.beat(control, self.number, self._name)\n"
             "            self._last_beat = time.monotonic()\n            await control.execute",
             "            await control.execute",
         ),
