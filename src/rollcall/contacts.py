@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from operator import add
 from typing import LiteralString
 from uuid import UUID
 
@@ -22,7 +23,6 @@ import pyarrow as pa
 from rollcall import binary_copy
 from rollcall.binary_copy import Column
 from rollcall.database import Connection
-from rollcall.errors import ContactsRefused
 
 COLUMNS: LiteralString = "id, name, email, source, attributes, imported_at, import_id, record"
 TEMPORARY: LiteralString = """
@@ -75,24 +75,6 @@ every batch, until there are millions of them. Then: is (source, email) unique, 
 pg_trigger.tgtype) on INSERT or UPDATE (bits 4 and 16)?
 """
 WRITTEN: LiteralString = "select count(*) from incoming i join public.contacts c using (source, email)"
-REFUSALS = {
-    "23": "a constraint that is not Rollcall's",
-    "P0": "a trigger raises an error",
-    "27": "a trigger changes the contacts that are being written",
-    "0A": "it has a rule, or another feature that an import cannot live with",
-    "42501": "this user may not write to it",
-    "42": "it lacks a column or an index, or another type stands in its place",
-    "44": "a view's check option",
-}
-"""By the first characters of the SQLSTATE; the longest prefix that fits stands first."""
-NOT_UNIQUE = (
-    "The table contacts has no unique index on (source, email) any more."
-    " Create it: create unique index on public.contacts (source, email)."
-)
-TRIGGERED = (
-    "A trigger of the table contacts leaves out contacts that an import writes, or gives them other addresses."
-    " Nothing of them was kept. Drop or change the trigger, and retry the import."
-)
 ENCODED_ROWS = 8192
 """Rows that are encoded into one block of memory. Measured: a few large blocks cost more than many small ones."""
 POSTGRES_EPOCH = 946_684_800
@@ -117,11 +99,14 @@ class TableState:
 class Outcome:
     """How many of a batch's folded rows were created, updated, and so on."""
 
-    created: int
-    updated: int
-    unchanged: int
-    skipped: int
-    duplicate: int
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    duplicate: int = 0
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(*map(add, astuple(self), astuple(other)))
 
 
 class Ids:
@@ -154,6 +139,11 @@ class Rows:
     def __add__(self, others: Rows) -> Rows:
         encoded = pa.chunked_array([*self.encoded.chunks, *others.encoded.chunks], pa.binary())
         return Rows(encoded, np.append(self.records, others.records))
+
+    def slice(self, begin: int, count: int | None = None) -> Rows:
+        """`count` of them, from `begin` on; None: all that follow."""
+        end = None if count is None else begin + count
+        return Rows(self.encoded.slice(begin, count), self.records[begin:end])
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
         """The rows where `chosen`, one value for each row, is true."""
@@ -198,7 +188,7 @@ async def begin_batch(tx: Connection) -> TableState:
     return TableState(*row[3:])
 
 
-async def insert_new(tx: Connection, rows: Rows) -> None:
+async def insert_new(tx: Connection, rows: Rows) -> Outcome:
     """Insert rows that are known to be new, with a third less work than `upsert`.
 
     Raises ConcurrentWrite when one exists already, or when the server wrote fewer rows than it was sent.
@@ -209,6 +199,12 @@ async def insert_new(tx: Connection, rows: Rows) -> None:
         raise ConcurrentWrite from error
     if written != len(rows):
         raise ConcurrentWrite
+    return Outcome(created=len(rows))
+
+
+async def clear_incoming(tx: Connection) -> None:
+    """Before rows are merged a second time in one transaction: its end clears the temporary table by itself."""
+    await tx.execute("truncate incoming")
 
 
 async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool, verify: bool = False) -> Outcome:
@@ -237,15 +233,6 @@ async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool, v
         if verify and await (await cursor.execute(WRITTEN)).fetchone() != (len(rows),):
             raise ConcurrentWrite
     return Outcome(len(missing), updated, unchanged, skipped, own)
-
-
-def refusal(error: psycopg.Error) -> ContactsRefused | None:
-    """The error to report when the table itself refuses rows; None for any other error. Names no contact."""
-    state = error.sqlstate or ""
-    why = next((why for begin, why in REFUSALS.items() if state.startswith(begin)), None)
-    if why is None:
-        return None
-    return ContactsRefused(f"The table contacts refuses what this import writes: {why} (SQLSTATE {state}).")
 
 
 async def readable(tx: Connection) -> None:

@@ -5,7 +5,9 @@
     ndjson   the reason for each: record, field, code, message, value, raw
 
 Rejects that are not stored are found again: the stored file is read once more by the import's Plan. A reject file has
-as many Records as were counted, or breaks off. Memory is bounded in bytes: one page, or one block of a file.
+as many Records as were counted, or breaks off. Those that the
+database could not store (`loading/not_storable.py`) then follow at the end: no rule finds them.
+Memory is bounded in bytes: one page, or one block of a file.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ PAGE_ROWS = 1_000
 PAGE_BYTES = 1 << 20
 """A page ends before the Reject that would bring it above this, but has at least one."""
 
+STORED_ROWS = 20
+"""As many of the largest are held while a file is written."""
+
 BLOCK_ROWS, BLOCK_BYTES = 1_000, 256 << 10
 """A block ends at either. One block is held in memory for each client that reads a file."""
 
@@ -49,13 +54,15 @@ many short Records would make a file far longer than the original."""
 @dataclass(frozen=True)
 class Rejected:
     """Where an import's Rejects are. `total` were rejected up to Record `until`, the last one that is committed, or
-    checked. `stored`: how many of them the database has. `segments`: of the stored file, if it has to be read again.
+    checked, or by the database (`not_storable`). `stored`: how many of them
+    the database has. `segments`: of the stored file, if it has to be read again.
     """
 
     job: Import
     until: int
     total: int
     stored: int
+    not_storable: int
     segments: list[Segment]
 
 
@@ -65,13 +72,16 @@ async def find(tx: Connection, job_id: UUID, sources: list[str] | None = None) -
     if job is None:
         raise NotFound("There is no import with this jobId.")
     until, total = await ledger.rejects_so_far(tx, job_id)
-    if not until:  # a check pass writes no ledger
+    not_storable = await ledger.not_storable(tx, job_id)
+    if not until and not not_storable:  # what a check pass has found is in no ledger
         until, total = job.total or 0, job.rejected
     stored = await rejects.count(tx, job_id, until)
+    kept = not not_storable or await rejects.count_not_storable(tx, job_id) >= not_storable
+    stored, total = stored + not_storable, total + not_storable
     segments = await uploads.segments(tx, job.upload_id) if stored < total else []
-    if not stored and total and not segments:
+    if not kept or (not stored and total and not segments):
         raise NotFound("The rejected records were deleted after their time (REJECTS_RETENTION); the counts stay.")
-    return Rejected(job, until, total, stored, segments)
+    return Rejected(job, until, total, stored, not_storable, segments)
 
 
 async def page(tx: Connection, job_id: UUID, *, after: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
@@ -108,7 +118,7 @@ def file(
     if rejected.stored == rejected.total:
         blocks = _stored(database, job.id, rejected.total)
     elif rejected.segments and plan:
-        blocks = _found_again(store, rejected, plan, cpu_slots)
+        blocks = _found_again(database, store, rejected, plan, cpu_slots)
     else:
         raise ObjectMissing(
             f"Of the {rejected.total:,} rejected records {rejected.stored:,} are stored (MAX_STORED_REJECTS), and the"
@@ -148,7 +158,7 @@ async def _stored(database: Pool, job_id: UUID, count: int) -> AsyncGenerator[li
 
 
 async def _found_again(
-    store: Store, rejected: Rejected, plan: Plan, cpu_slots: asyncio.Semaphore
+    database: Pool, store: Store, rejected: Rejected, plan: Plan, cpu_slots: asyncio.Semaphore
 ) -> AsyncGenerator[list[Reject], None]:
     reading = part_reader.reread_rejects(
         store, rejected.segments, rejected.job.bytes_total, plan, until=rejected.until, cpu_slots=cpu_slots
@@ -157,6 +167,14 @@ async def _found_again(
         async for found in coming:
             for block in _blocks(found):
                 yield block
+    after, left = 0, rejected.not_storable
+    while left:
+        async with database.session() as tx:
+            block = await rejects.not_storable(tx, rejected.job.id, after=after, limit=min(STORED_ROWS, left))
+        if not block:
+            return
+        yield block
+        after, left = block[-1].record, left - len(block)
 
 
 def _blocks(found: Any) -> Iterator[list[Reject]]:

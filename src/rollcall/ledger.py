@@ -12,6 +12,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from rollcall.database import Connection
+from rollcall.records.rules import NOT_STORABLE
 
 
 async def positions(tx: Connection, job_id: UUID, loaders: int) -> list[int]:
@@ -72,16 +73,28 @@ async def fill(
 
 
 async def rejects_so_far(tx: Connection, job_id: UUID) -> tuple[int, int]:
-    """The last Record that loader 0 has committed, and how many Records up to it were rejected.
+    """The last Record that loader 0 has committed, and how many Records up to it broke a rule.
 
-    Loader 0 writes the Rejects of all loaders.
+    Loader 0 writes all Rejects that broke a rule.
     """
     row = await (
         await tx.execute(
-            """select coalesce(max(last), 0), coalesce(sum(rejected), 0) from rollcall.import_parts
-                where import_id = %s and loader = 0""",
-            (job_id,),
+            """select coalesce(max(last), 0), coalesce(sum(rejected - coalesce((by_code->>%s)::int, 0)), 0)
+                 from rollcall.import_parts where import_id = %s and loader = 0""",
+            (NOT_STORABLE, job_id),
         )
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+async def not_storable(tx: Connection, job_id: UUID) -> int:
+    """How many Records were rejected because Postgres cannot store the contact, by any loader."""
+    row = await (
+        await tx.execute(
+            "select coalesce(sum((by_code->>%s)::int), 0) from rollcall.import_parts where import_id = %s",
+            (NOT_STORABLE, job_id),
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -35,6 +35,7 @@ from rollcall.loading.check import check
 from rollcall.loading.load import load
 from rollcall.loading.load_plan import LoadPlan
 from rollcall.loading.loader import Rewind
+from rollcall.loading.not_storable import add_raw
 from rollcall.loading.partition import divide
 from rollcall.loading.progress import while_it_progresses
 from rollcall.loading.retries import back_off, with_retries
@@ -83,11 +84,22 @@ async def _work(
         try:
             if not await check(attempt, plan.file):
                 return log_failure(job, InvalidRecords.code)
-            return await close(attempt, await load(attempt, plan))
+            return await close(attempt, await load_all(attempt, plan))
         except Rewind:
             RETRIES.labels("rewind").inc()
             log.info("import.rewind", import_id=str(job.id), attempt=job.attempt)
     raise ImportFailed
+
+
+async def load_all(attempt: Attempt, plan: LoadPlan) -> int:
+    """`load`; and what it rejected because it cannot be stored has its own bytes, also where the import now fails."""
+    try:
+        total = await load(attempt, plan)
+    except (Unreadable, ContactsRefused):
+        await add_raw(attempt, plan.file)
+        raise
+    await add_raw(attempt, plan.file)
+    return total
 
 
 async def plan_of(attempt: Attempt, loaders: int) -> LoadPlan:

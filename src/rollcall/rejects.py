@@ -2,12 +2,13 @@
 
 Loader 0 writes them in its batch's transaction, so a Reject is stored exactly when it is counted. Only the first of an
 import are stored, up to a limit that the caller keeps. The ledger has the number of each code; `export` finds the rest
-in the stored file.
+in the stored file. Those that the database could not store (NOT_STORABLE) come from any loader, and are all stored.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,9 @@ from psycopg.rows import class_row
 from rollcall import binary_copy
 from rollcall.binary_copy import Column
 from rollcall.database import Connection
+from rollcall.records.rules import NOT_STORABLE, REJECTS
+
+SCHEMA = REJECTS.append(pa.field("raw", pa.binary()))
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,52 @@ async def page(tx: Connection, job_id: UUID, *, after: int, limit: int, size: in
 async def count(tx: Connection, job_id: UUID, until: int) -> int:
     """How many Rejects are stored up to Record `until`."""
     row = await (
-        await tx.execute("select count(*) from rollcall.rejects where import_id = %s and record <= %s", (job_id, until))
+        await tx.execute(
+            "select count(*) from rollcall.rejects where import_id = %s and record <= %s and code <> %s",
+            (job_id, until, NOT_STORABLE),
+        )
     ).fetchone()
     return int(row[0]) if row else 0
+
+
+async def count_not_storable(tx: Connection, job_id: UUID) -> int:
+    """How many are stored here because the database could not store the contact."""
+    row = await (
+        await tx.execute(
+            "select count(*) from rollcall.rejects where import_id = %s and code = %s", (job_id, NOT_STORABLE)
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def not_storable(tx: Connection, job_id: UUID, *, after: int, limit: int) -> list[Reject]:
+    """Those that the database could not store, in the order of the file, from the first Record after `after`."""
+    async with tx.cursor(row_factory=class_row(Reject)) as cursor:
+        await cursor.execute(
+            """select record, field, code, value, raw from rollcall.rejects
+                where import_id = %s and record > %s and code = %s order by record limit %s""",
+            (job_id, after, NOT_STORABLE, limit),
+        )
+        return await cursor.fetchall()
+
+
+async def without_raw(tx: Connection, job_id: UUID) -> list[int]:
+    """The Records, in order, whose own bytes are still to come (`set_raw`)."""
+    cursor = await tx.execute(
+        "select record from rollcall.rejects where import_id = %s and code = %s and raw = '' order by record",
+        (job_id, NOT_STORABLE),
+    )
+    return [record for (record,) in await cursor.fetchall()]
+
+
+async def set_raw(tx: Connection, job_id: UUID, found: Iterable[tuple[int, bytes]]) -> None:
+    """Their own bytes, by their numbers."""
+    records, raws = zip(*found, strict=True)
+    await tx.execute(
+        """update rollcall.rejects r set raw = f.raw from unnest(%s::bigint[], %s::bytea[]) as f (record, raw)
+            where r.import_id = %s and r.record = f.record""",
+        (list(records), list(raws), job_id),
+    )
 
 
 async def expire(tx: Connection, age: timedelta, *, limit: int) -> int:

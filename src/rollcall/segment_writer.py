@@ -4,8 +4,8 @@
     put              the object; durable
     finish_segment   the row says so, with length and checksums
 
-So an object without a row cannot come about, and the durable rows of an Upload are exactly the bytes that it has. A
-body may break off: then its bytes are either left to whoever drops the Upload, or kept, to be gone on after.
+So no object exists without a row, and the durable rows of an Upload are exactly the bytes it has. When a body breaks
+off, its bytes either stay until the Upload is dropped, or are kept so that another request can append to them.
 """
 
 from __future__ import annotations

@@ -34,6 +34,11 @@ async def load(attempt: Attempt, plan: LoadPlan) -> int:
     loader = partial(Loader, attempt, seen=seen, fold_lock=asyncio.Lock())
     loaders = [loader(number, *each) for number, each in enumerate(zip(positions, waiting, strict=True))]
     total, stop = max(positions), None
+
+    def stop_if_too_many(rejected: int) -> None:
+        if attempt.options.too_many(rejected, total):
+            raise TooManyRejects(f"{rejected:,} of the first {total:,} records were rejected.")
+
     try:
         async with (
             asyncio.TaskGroup() as group,
@@ -46,14 +51,14 @@ async def load(attempt: Attempt, plan: LoadPlan) -> int:
                     await distribute(part, deal, waiting)
                     total = part.last
                     rejected += len(part.rejects.filter(pc.field("record") > judged))
-                    if attempt.options.too_many(rejected, total):
-                        raise TooManyRejects(f"{rejected:,} of the first {total:,} records were rejected.")
+                    stop_if_too_many(rejected)
             except (Unreadable, Draining) as fault:
                 stop = fault
             for queue in waiting:
                 await queue.end()
     except BaseExceptionGroup as faults:
         raise _deciding_error(faults) from None
+    stop_if_too_many(rejected + await attempt.ask(lambda tx: ledger.not_storable(tx, attempt.job.id)))
     if stop is not None:
         raise stop
     return total

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,38 +25,24 @@ from rollcall.contacts import Rows
 from rollcall.database import Connection, classify
 from rollcall.errors import ContactsContended, ContactsRefused, Fenced
 from rollcall.loading.attempt import Attempt
-from rollcall.loading.partition import fold, split
+from rollcall.loading.batch import LoadBatch
+from rollcall.loading.not_storable import as_rejects, write_all, write_storable
+from rollcall.loading.partition import UNFOLDED, fold, split
 from rollcall.loading.queue import LoaderQueue, QueuedRows
+from rollcall.loading.refusal import NOT_STORABLE_FAILS, NOT_UNIQUE, TRIGGERED, is_not_storable, refusal
 from rollcall.loading.retries import Patience, end_others
 from rollcall.loading.seen import Met, Seen
+from rollcall.records.rules import NOT_STORABLE
 from rollcall.telemetry import add_seconds, timed
 
 CONFLICTS_MAX = 20
 """How often a batch may meet what somebody else has just written. Then it is no coincidence."""
-NOTHING = contacts.Outcome(0, 0, 0, 0, 0)
 
 log = structlog.get_logger()
 
 
 class Rewind(Exception):
     """The ledger is not where this attempt left it: load again from what it says."""
-
-
-@dataclass(frozen=True)
-class LoadBatch:
-    """queued rows, one after the other, made ready; one row a key each.
-
-    `new` cannot be among the contacts, `others` may be. `later` comes after these: it changes what they brought, and
-    counts for nothing, because its Records are among the `repeats`.
-    """
-
-    last: int
-    position: int
-    new: Rows
-    others: Rows
-    later: Rows
-    repeats: int
-    rejects: pa.Table
 
 
 class Loader:
@@ -85,7 +71,8 @@ class Loader:
         self.position, self._loaded, self._queue = position, position, queue
         self._exclusive, self._triggers, self._seen = True, False, seen
         self._database, self._job, self._number = attempt.database, attempt.job, number
-        self._update = attempt.options.on_duplicate == "update"
+        options = attempt.options
+        self._update, self._strict = options.on_duplicate == "update", options.on_invalid == "fail"
         self._rejects_max, self._fold_lock = attempt.rejects_max, fold_lock
         self._ids = contacts.Ids(number)
         self._connection: Connection | None = None
@@ -126,16 +113,16 @@ class Loader:
         if isinstance(seen, Met):
             others, repeated = split(together, seen.meet)
             new, repeats = others.slice(0, 0), len(repeated)
-            later, _ = fold(repeated) if self._update else (repeated.slice(0, 0), 0)
+            later, merged = fold(repeated) if self._update else (repeated.slice(0, 0), UNFOLDED)
         else:
-            folded, repeats = fold(together, "last" if self._update else "first")
+            folded, merged = fold(together, "last" if self._update else "first")
+            repeats = len(together) - len(folded)
             met = np.ones(len(folded), bool) if seen is None else seen.meet(folded["email"].combine_chunks())
             new, others, later = folded.filter(pa.array(~met)), folded.filter(pa.array(met)), folded.slice(0, 0)
             del folded
         del together
-        return LoadBatch(
-            last, position, self._encode(new), self._encode(others), self._encode(later), repeats, rejected
-        )
+        rows = self._encode(new), self._encode(others), self._encode(later)
+        return LoadBatch(last, position, *rows, repeats, merged, rejected)
 
     def _behind(self, together: pa.Table, seen: Seen | Met | None) -> pa.Table:
         """Without what was loaded before this attempt; its keys are met once more."""
@@ -162,12 +149,17 @@ class Loader:
                     raise self._conflict() from error
                 await patience.pause(error)
             except psycopg.Error as error:
+                if is_not_storable(error) and not batch.careful:
+                    if self._strict:
+                        raise ContactsRefused(f"{NOT_STORABLE_FAILS} (SQLSTATE {error.sqlstate}).") from error
+                    batch = replace(batch, careful=True)
+                    continue
                 await self._recover(error)
                 await patience.pause(error)
 
     def _conflict(self) -> ContactsRefused | ContactsContended:
         """Why the same batch meets somebody else's write every time."""
-        return ContactsRefused(contacts.TRIGGERED) if self._triggers else ContactsContended()
+        return ContactsRefused(TRIGGERED) if self._triggers else ContactsContended()
 
     async def _commit(self, tx: Connection, batch: LoadBatch) -> None:
         async with tx.transaction():
@@ -183,7 +175,6 @@ class Loader:
         """All of a batch's statements; False when the ledger has a row for it already."""
         job, first = self._job, self.position + 1
         by_code = rejects.by_code(batch.rejects)
-        rejected = sum(by_code.values())
         table = await contacts.begin_batch(tx)
         if not await imports.fence(tx, job):
             raise Fenced
@@ -192,35 +183,48 @@ class Loader:
         ):
             return False
         try:
-            done = await self._write_contacts(tx, batch, table)
+            done, left_out = await self._write_contacts(tx, batch, table)
         except psycopg.Error as error:
-            raise contacts.refusal(error) or error from error
+            raise refusal(error) or error from error
         if batch.rejects:
             await self._store(tx, batch.rejects)
-        read = len(batch.new) + len(batch.others) + batch.repeats + rejected
+        if left_out:
+            by_code[NOT_STORABLE] = len(left_out)
+            await rejects.add(tx, job.id, as_rejects(left_out))
+        read = len(batch.new) + len(batch.others) + batch.repeats + len(batch.rejects)
+        rejected = sum(by_code.values())
         outcome = (done.created, done.updated, done.unchanged, done.skipped, done.duplicate, rejected)
         await ledger.fill(tx, job.id, self._number, first, (read, *outcome), by_code)
         return True
 
-    async def _write_contacts(self, tx: Connection, batch: LoadBatch, table: contacts.TableState) -> contacts.Outcome:
-        """Where there are triggers, rows are written so that it can be seen what became of them."""
+    async def _write_contacts(
+        self, tx: Connection, batch: LoadBatch, table: contacts.TableState
+    ) -> tuple[contacts.Outcome, dict[int, str]]:
+        """What became of them, and the Records that cannot be stored, each with the reason. Where there are triggers,
+        rows are written so that it can be seen what became of them."""
         if not table.unique:
-            raise ContactsRefused(contacts.NOT_UNIQUE)
+            raise ContactsRefused(NOT_UNIQUE)
         self._triggers = table.triggers
         exclusive = self._exclusive and not table.triggers
         upsert = partial(contacts.upsert, tx, exclusive=exclusive, verify=table.triggers)
         new, others = batch.new, batch.others
         if not exclusive:
             new, others = new.only(np.zeros(len(new), bool)), new + others
+        rows_out = dict[int, str]()
+        write = partial(write_storable, tx, left_out=rows_out) if batch.careful else write_all
+        done = again = contacts.Outcome()
         if new:
-            await contacts.insert_new(tx, new)
-        done = again = NOTHING
+            done = await write(new, partial(contacts.insert_new, tx))
         if others:
-            done = await upsert(others, update=self._update)
+            done += await write(others, partial(upsert, update=self._update))
+        first_out = len(rows_out)
         if batch.later:
-            again = await upsert(batch.later, update=True)
-        created = len(new) + done.created + again.created  # again: what somebody deleted after it was brought
-        return replace(done, created=created, duplicate=done.duplicate + batch.repeats - again.created)
+            await contacts.clear_incoming(tx)
+            again = await write(batch.later, partial(upsert, update=True))
+        left_out = {each: why for record, why in rows_out.items() for each in batch.folded.with_record(record)}
+        created = done.created + again.created  # again: what is not there although it was brought
+        repeats = batch.repeats - (len(left_out) - first_out)
+        return replace(done, created=created, duplicate=done.duplicate + repeats - again.created), left_out
 
     async def _store(self, tx: Connection, found: pa.Table) -> None:
         """Of an import's Rejects the first are stored: only what the ledger has before this batch decides, so that

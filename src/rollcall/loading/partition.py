@@ -8,6 +8,7 @@ before it did.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -62,8 +63,24 @@ def by_address(begins: Sequence[str]) -> Deal:
     return deal
 
 
-def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, int]:
-    """Contacts as one row a key, sorted by email (byte order), and how many Records were folded away.
+@dataclass(frozen=True)
+class Folded:
+    """Which Records were folded into one row: their numbers, by key, and where each key begins (all, or none)."""
+
+    records: Rows
+    starts: Flags
+
+    def with_record(self, record: int) -> list[int]:
+        """The Records of the row that has this one."""
+        at = np.flatnonzero(self.records == record)
+        if not len(at):
+            return [record]
+        key = np.cumsum(self.starts)
+        return [int(each) for each in self.records[key == key[at[0]]]]
+
+
+def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[pa.Table, Folded]:
+    """Contacts as one row a key, sorted by email (byte order), and what was folded into it.
 
     `last` folds as the merge into `contacts` would, Record after Record: the last name wins, attributes are merged by
     their top-level keys, the last Record number stays. `first` keeps the first Record as it is (onDuplicate=skip).
@@ -71,13 +88,16 @@ def fold(contacts: pa.Table, keep: Literal["last", "first"] = "last") -> tuple[p
     found, email, starts = _sorted(contacts)
     firsts = np.flatnonzero(starts)
     if len(firsts) == len(email):
-        return found, 0
+        return found, UNFOLDED
     lasts = np.append(firsts[1:], len(email)) - 1
     folded = found.take(firsts if keep == "first" else lasts)
     if keep == "last":
         attributes = _merged(_column(found, "attributes"), lasts - firsts + 1, lasts)
         folded = folded.set_column(folded.schema.get_field_index("attributes"), "attributes", attributes)
-    return folded, len(email) - len(firsts)
+    return folded, Folded(found["record"].to_numpy(), starts)
+
+
+UNFOLDED = Folded(np.empty(0, np.int64), np.empty(0, np.bool_))
 
 
 def split(contacts: pa.Table, meet: Callable[[Column], Flags]) -> tuple[pa.Table, pa.Table]:

@@ -21,7 +21,7 @@ from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, json_objects, layout, ndjson, resent
 from rollcall.records.formats.csv_dialect import csv_dialect
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
-from rollcall.records.parts import FORMATS, Part, parts
+from rollcall.records.parts import FORMATS, Part, cut_records, parts
 from rollcall.records.plan import Compression, Mapping, Plan
 from rollcall.records.rules import message
 from rollcall.records.sample import sample_emails
@@ -33,6 +33,7 @@ __all__ = [
     "as_object",
     "cells",
     "columns",
+    "cut_records",
     "inspect",
     "message",
     "parts",

@@ -7,7 +7,7 @@ began with. Memory: about two Parts, whatever the size of the file. Nothing is l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -178,3 +178,24 @@ def _with_raw(rejects: pa.Table, records: Slice, first: int) -> pa.Table:
     buffers = [None, pa.py_buffer(edges.tobytes()), pa.py_buffer(records.data)]
     values = pa.Array.from_buffers(pa.binary(), 2 * len(records), buffers)
     return rejects.append_column("raw", values.take(pa.array(2 * (np.asarray(rejects["record"]) - first))))
+
+
+def cut_records(stream: BinaryIO, plan: Plan, numbers: Sequence[int]) -> Iterator[list[tuple[int, bytes]]]:
+    """These Records (numbers in order), each with its own bytes as a Reject has them (`raw`); some at a time.
+
+    `stream`: as `parts` takes it. The file is scanned as far as needed, not parsed. Raises what `parts` raises.
+    """
+    wanted = np.asarray(numbers, np.int64)
+    blocks = archive.unpack(archive.Stored(stream), plan.compression)
+    for first, slices in cut(FORMATS[plan.format].scan(blocks, plan)):
+        found = list[tuple[int, bytes]]()
+        for piece in slices:
+            here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + len(piece))]
+            for number in here.tolist():
+                start, end = int(piece.starts[number - first]), int(piece.ends[number - first])
+                found.append((number, bytes(piece.data[start : min(end, start + RAW_BYTES_MAX)])))
+            first += len(piece)
+        if found:
+            yield found
+        if not len(wanted) or first > wanted[-1]:
+            return

@@ -1,14 +1,14 @@
-"""The text of reject files: rejected Records as people mend them, often in a spreadsheet, and send them again.
+"""The text of reject files: rejected Records that people correct, often in a spreadsheet, and send again.
 
-Such a file has the columns of the file it came from, and a few of Rollcall's own. It is told from other files by their
-names; when it is imported, they are dropped, and what was written into the cells beside the values is taken out again:
+Such a file has the columns of the original, and a few of Rollcall's own, by whose names it is recognised. Importing it
+drops these columns, and removes from the other cells what was added to the values:
 
     guard   an apostrophe before what a spreadsheet would take for a formula, wherever a cell could begin
     mark    U+FFFD and what it stands for, where the Record has what cannot be imported: a byte that is no text (`�92`),
             a quote in the wrong place (`�"`), a value too many (`�,`), the end of what is kept (`�…`)
 
-A Record that comes back with a mark in it is rejected again. A U+FFFD of the file's own is written twice. Pure
-functions of text; nothing here knows a format.
+A Record that still has a mark is rejected again. A U+FFFD that the original contains is written twice. Pure functions
+of text, for all formats.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ EMAIL_REASONS = {
 }
 """Why an address is not valid, if that can be told; the first that matches (a dot matches a line break, too)."""
 
+NOT_STORABLE = "not_storable"
 CODES = {
     "required": "The {field} is missing. Every record needs a name and an email.",
     "email_empty": "The email is empty. Fill it in.",
@@ -75,6 +76,8 @@ CODES = {
     "too_many_keys": "The {field} has more than 10,000 keys. Send fewer.",
     "record_too_long": "The {field} is too long to be read. Shorten it.",
     "invalid_json": "The {field} is not valid JSON. Correct it.",
+    NOT_STORABLE: "The {field} makes a contact that the database cannot store{why}. Shorten or correct its values, or "
+    "change the index or the column that does not take them.",
 }
 """Every code of a Reject, and what it says: what is wrong and what to do."""
 
@@ -90,13 +93,13 @@ Problem = tuple[str, str, Column, Flags]
 def message(code: str, field: str | None, value: str | None = None) -> str:
     """What a Reject says to people. `field` None means the whole record; `value`: as the Reject has it, if it is known.
 
-    An invisible character is named by its number (U+200B).
+    An invisible character is named by its number (U+200B). What is not storable has what the database says of it.
     """
-    sign = ""
+    sign, why = "", f' ("{value}")' if value and code == NOT_STORABLE else ""
     if code == "email_invisible_character" and value:
         found = next((sign for sign in value.strip(BLANKS) if _is_invisible(sign)), None)
         sign = f" (U+{ord(found):04X})" if found else ""
-    return CODES[code].format(field=field or "record", sign=sign)
+    return CODES[code].format(field=field or "record", sign=sign, why=why)
 
 
 def judge(batch: Columns, first: int) -> tuple[pa.Table, pa.Table]:

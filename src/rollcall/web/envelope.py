@@ -16,7 +16,7 @@ import orjson
 from rollcall.errors import InvalidInput, NoRecords, Unreadable
 from rollcall.options import GIVEN, NAMES, Options
 from rollcall.records import Mapping, Part, Plan, inspect, message, parts
-from rollcall.web.import_request import ISSUES_MAX, ImportRequest, misspelt, parse_request, refused, twice
+from rollcall.web.import_request import ISSUES_MAX, ImportRequest, invalid_request, misspelt, parse_request, twice
 from rollcall.web.members import MEMBER_BYTES_MAX, Member, Members
 from rollcall.web.responses import issue
 
@@ -39,7 +39,7 @@ def parse_whole(members: Members, given: dict[str, str], body: BinaryIO) -> Impo
     try:
         if members.opening not in (b"{", b"["):
             text = 'The body is an object {"source": …, "data": [contacts]}, or an array of contacts.'
-            raise refused([issue("body", "invalid_type", text)])
+            raise invalid_request([issue("body", "invalid_type", text)])
         return _parse(members.members, given, issues)
     except InvalidInput:
         _check_syntax(body)  # more of use than what is missing because of it
@@ -57,7 +57,7 @@ def parse_head(members: Members, given: dict[str, str]) -> ImportRequest:
             raise InvalidInput('The array "data" does not begin within the first 16 MiB of the body.')
     first = members.members[: len(names) if "data" not in names else names.index("data")]
     if "source" not in given and not any(member.name == "source" for member in first):
-        raise refused([issue("source", "required", _LATE)])
+        raise invalid_request([issue("source", "required", _LATE)])
     check_tail(members)
     return _parse(first, given, [])
 
@@ -68,7 +68,7 @@ def check_tail(members: Members) -> None:
     late = names[names.index("data") + 1 :] if "data" in names else []
     issues = [issue(name, "too_late", f"{name} stands after data. {_LATE}") for name in late if name in GIVEN]
     if issues := issues + misspelt(late):
-        raise refused(issues)
+        raise invalid_request(issues)
 
 
 def judge(body: BinaryIO, options: Options) -> Iterator[None]:
@@ -90,7 +90,7 @@ def judge(body: BinaryIO, options: Options) -> Iterator[None]:
                 break
             yield
     except NoRecords as error:
-        raise refused([issue("data", "too_small", "data is empty: it needs at least one contact.")]) from error
+        raise invalid_request([issue("data", "too_small", "data is empty: it needs at least one contact.")]) from error
     except Unreadable as error:
         raise InvalidInput(str(error), issues=[issue("data", "invalid_value", str(error))]) from error
     if total:
@@ -116,13 +116,13 @@ def _parse(members: list[Member], given: dict[str, str], issues: list[dict[str, 
     for member in members:
         if member.name in GIVEN and member.value is None:
             text = f"{member.name} is longer than {MEMBER_BYTES_MAX:,} bytes."
-            raise refused([issue(member.name, "too_big", text)])
+            raise invalid_request([issue(member.name, "too_big", text)])
         if member.name in GIVEN:
             value = member.loads()
             found[member.name] = value if isinstance(value, str) or member.name not in NAMES else _text(member)
     asked = parse_request(found | given, issues, on_invalid="fail")
     if asked.options.format not in (None, "json"):
-        raise refused([issue("format", "invalid_value", "The format of a JSON body is json.")])
+        raise invalid_request([issue("format", "invalid_value", "The format of a JSON body is json.")])
     # The worker need not find out that it is JSON.
     return replace(asked, options=replace(asked.options, format="json"))
 
@@ -165,4 +165,4 @@ def _plan(body: BinaryIO, options: Options) -> Plan:
     try:
         return inspect(body, format="json", mapping=options.mapping)
     except Unreadable as error:
-        raise refused([issue("mapping", "invalid_value", str(error))]) from error
+        raise invalid_request([issue("mapping", "invalid_value", str(error))]) from error

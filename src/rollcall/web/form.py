@@ -18,7 +18,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 
 from rollcall.errors import InvalidInput, TooLarge, UploadFailed
 from rollcall.options import GIVEN
-from rollcall.web.import_request import misspelt, refused, shortened, twice
+from rollcall.web.import_request import invalid_request, misspelt, shorten, twice
 from rollcall.web.responses import issue
 
 PARTS_MAX = 100
@@ -73,7 +73,7 @@ class Form:
     async def _field(self, segment: MultipartSegment) -> None:
         name = segment.name or ""
         if issues := misspelt([name]) + ([twice(name)] if name in self.fields else []):
-            raise refused(issues)
+            raise invalid_request(issues)
         value, length = bytearray(), 0
         async for event in self._events:
             if not isinstance(event, (bytes, bytearray)):
@@ -86,16 +86,16 @@ class Form:
         if segment.filename and length:
             message = "The contacts belong in the field `file`."
             raise InvalidInput(
-                "The form holds a file in another field.", issues=[issue(shortened(name), "unknown", message)]
+                "The form holds a file in another field.", issues=[issue(shorten(name), "unknown", message)]
             )
         if name not in GIVEN:
             return
         if length > OPTION_BYTES_MAX:
-            raise refused([issue(name, "too_big", f"{name} is longer than {OPTION_BYTES_MAX:,} bytes.")])
+            raise invalid_request([issue(name, "too_big", f"{name} is longer than {OPTION_BYTES_MAX:,} bytes.")])
         try:
             self.fields[name] = value.decode()
         except UnicodeDecodeError as error:
-            raise refused([issue(name, "invalid_utf8", f"{name} is not valid UTF-8.")]) from error
+            raise invalid_request([issue(name, "invalid_utf8", f"{name} is not valid UTF-8.")]) from error
 
 
 async def _events(boundary: str, body: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:

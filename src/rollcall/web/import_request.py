@@ -52,7 +52,7 @@ def parse_request(given: dict[str, Any], issues: list[dict[str, Any]] | None = N
     except InvalidInput as error:
         found += error.issues or []
     if found:
-        raise refused(found)
+        raise invalid_request(found)
     return ImportRequest(source, options, resumable)
 
 
@@ -69,7 +69,7 @@ def source_of(given: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
         return "", error.issues or []
 
 
-def refused(issues: list[dict[str, Any]], total: int = 0) -> InvalidInput:
+def invalid_request(issues: list[dict[str, Any]], total: int = 0) -> InvalidInput:
     """The error with the first ISSUES_MAX issues and the message of the first. `total`: if more than given."""
     total = max(total, len(issues))
     more = {"issuesTotal": total} if total > ISSUES_MAX else {}
@@ -93,13 +93,13 @@ def query_of(query: bytes) -> dict[str, str]:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict", encoding="utf-8")
     except UnicodeError as error:
         text = "The query is not valid UTF-8. Encode it as UTF-8, and percent-encode that."
-        raise refused([issue("query", "invalid_utf8", text)]) from error
+        raise invalid_request([issue("query", "invalid_utf8", text)]) from error
     names = [name for name, _ in pairs]
     unknown = [name for name in names if name not in GIVEN]
     issues = [_unknown(name) for name in unknown[:ISSUES_MAX]]
     issues += [twice(name) for name in GIVEN if names.count(name) > 1]
     if issues:
-        raise refused(issues, len(unknown))
+        raise invalid_request(issues, len(unknown))
     return dict(pairs)
 
 
@@ -116,10 +116,10 @@ def headers_of(headers: Headers) -> dict[str, str]:
             place = (
                 f"the query: ?{option}=…" if option in NAMES else f"the header {HEADERS.get(option, option).title()}"
             )
-            text = f"There is no header {shortened(name)}. {option} stands in {place}."
-            issues.append(issue(shortened(name), "unknown", _NO_DRY_RUN if option == DRY_RUN else text))
+            text = f"There is no header {shorten(name)}. {option} stands in {place}."
+            issues.append(issue(shorten(name), "unknown", _NO_DRY_RUN if option == DRY_RUN else text))
     if issues:
-        raise refused(issues)
+        raise invalid_request(issues)
     found = {name: _one(headers, header, header.title()) for name, header in HEADERS.items()}
     return {name: text for name, text in found.items() if text is not None}
 
@@ -129,37 +129,35 @@ def idempotency_key_of(headers: Headers) -> str | None:
     key = _one(headers, IDEMPOTENCY_KEY, IDEMPOTENCY_KEY)
     if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX:
         text = f"Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} characters."
-        raise refused([issue(IDEMPOTENCY_KEY, "invalid_value", text)])
+        raise invalid_request([issue(IDEMPOTENCY_KEY, "invalid_value", text)])
     return key
 
 
 def _one(headers: Headers, header: str, shown: str) -> str | None:
     values = headers.getlist(header)
     if len(values) > 1:
-        raise refused([twice(shown)])
+        raise invalid_request([twice(shown)])
     try:
         # Starlette decodes headers as Latin-1 (RFC 9110, 5.5); clients send UTF-8.
         return values[0].encode("latin-1").decode() if values else None
     except UnicodeError as error:
-        raise refused([issue(shown, "invalid_utf8", f"{shown} is not valid UTF-8.")]) from error
+        raise invalid_request([issue(shown, "invalid_utf8", f"{shown} is not valid UTF-8.")]) from error
 
 
 _NO_DRY_RUN = "An import cannot be tried without writing. Use `rollcall check FILE`, which writes nothing."
 
 
 def _meant(name: str, option: str) -> dict[str, Any]:
-    text = (
-        _NO_DRY_RUN if option == DRY_RUN else f"{shortened(name)} is not an option. Write {option}, if that is meant."
-    )
-    return issue(shortened(name), "unknown", text)
+    text = _NO_DRY_RUN if option == DRY_RUN else f"{shorten(name)} is not an option. Write {option}, if that is meant."
+    return issue(shorten(name), "unknown", text)
 
 
 def _unknown(name: str) -> dict[str, Any]:
     if option := nearly(name):
         return _meant(name, option)
-    return issue(shortened(name), "unknown", f"{shortened(name)} is not an option. There are {', '.join(GIVEN)}.")
+    return issue(shorten(name), "unknown", f"{shorten(name)} is not an option. There are {', '.join(GIVEN)}.")
 
 
-def shortened(name: str) -> str:
+def shorten(name: str) -> str:
     """A sender's name, cut for an error message."""
     return name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}…"

@@ -1,8 +1,8 @@
-"""How a file of JSON objects is laid out: told by its values, never by its white space or by what its first line is.
+"""Detect the layout of a file of JSON objects, from its values; white space and the first line do not matter.
 
-Several objects, one after the other, are a Record each; so is one object that is a contact. One that is no contact is
-an envelope: the array of objects in it holds the Records. Lines are told from other layouts only because a broken line
-then costs one Record, not the file. Reads the beginning of a file, and checks no Record.
+Several objects, one after the other, are one Record each; so is a single object that is a contact. A single object that
+is no contact is an envelope: its array of objects has the Records. Lines are a layout of their own because a broken
+line then costs one Record, not the file. Reads the beginning of a file, and checks no Record.
 """
 
 from __future__ import annotations

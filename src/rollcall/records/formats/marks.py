@@ -1,7 +1,7 @@
-"""The brackets and commas of a JSON text that are not in strings: what its structure is told by.
+"""Find the brackets and commas of a JSON text that are not in strings: they show its structure.
 
-Works on whole pieces at once, knows no values, and is not misled by what strings hold. Of a text that is not JSON it
-finds marks all the same; whoever reads what stands between them finds that out.
+Works on whole pieces at once and parses no values. It finds marks in a text that is not JSON too; the code that parses
+the text between them detects that.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Reading a reject file that was mended and sent again: its columns become those of the file that it came from.
+"""Read a reject file that was corrected and sent again: its columns become those of the original.
 
-    restored      the columns without guards; the Records that still have a mark are RecordErrors
-    json_objects  the rows of a file that was made from JSON, as the objects they were
+    restored      the columns without guards; a Record that still has a mark is a RecordError
+    json_objects  the rows of a file that was made from JSON, as the original objects
 
-Arrays are strings, valid UTF-8 without nulls, one value a Record.
+Arrays are strings, valid UTF-8 without nulls, one value for each Record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where Records lie: the steps that `json` and `ndjson` do alike, once the commas or newlines between them are found.
+"""Find where each Record begins and ends: what `json` and `ndjson` share, once the separators are found.
 
-A stretch is what lies between two separators; without the whitespace around it, it is a Record, or nothing. Knows no
-JSON but its whitespace and its escapes.
+A span is the text between two separators (commas or newlines); without the whitespace around it, it is a Record, or
+empty. Knows of JSON only its whitespace and its escapes.
 """
 
 from __future__ import annotations
