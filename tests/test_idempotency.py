@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from rollcall import keys, receive
+from rollcall import arriving, keys
 from rollcall.database import Database
 from service import Process, api, objects, rows, served, until
 
@@ -181,7 +181,7 @@ create trigger refuse before update on rollcall.uploads for each row when (new.s
 async def test_a_twin_that_is_seen_is_waited_for(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "SEEN_SECONDS", 0.1)
+    monkeypatch.setattr(arriving, "SEEN_SECONDS", 0.1)
     body = Body()
     sending = asyncio.create_task(client.post("/import", content=body, headers=STREAM))
     await until(lambda: bool(objects(tmp_path)))

@@ -15,8 +15,8 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from rollcall import arriving, keys
 from rollcall import database as databases
-from rollcall import keys, receive
 from rollcall.cli import app
 from rollcall.cli.up import CannotListen, refuse_public
 from rollcall.client import Client
@@ -343,7 +343,7 @@ async def test_uploads_of_a_process_that_is_gone_do_not_count(
             connection.execute("update rollcall.uploads set seen_at = seen_at - interval '21 s'")
         assert (await send(client, "crm")).status_code == 200
 
-        monkeypatch.setattr(receive, "SEEN_SECONDS", 0.02)
+        monkeypatch.setattr(arriving, "SEEN_SECONDS", 0.02)
         seen = "select seen_at from rollcall.uploads order by created_at desc limit 1"
         body = Body()
         sending = asyncio.create_task(

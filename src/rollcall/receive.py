@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -28,6 +28,7 @@ from uuid import UUID
 import structlog
 
 from rollcall import imports, uploads
+from rollcall.arriving import alive
 from rollcall.database import Connection, Database
 from rollcall.errors import (
     DatabaseDown,
@@ -36,7 +37,6 @@ from rollcall.errors import (
     RollcallError,
     StillArriving,
     TooManyRequests,
-    Unavailable,
 )
 from rollcall.imports import Import
 from rollcall.options import Options
@@ -46,8 +46,6 @@ from rollcall.telemetry import RECEIVED_BYTES
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
 
-SEEN_SECONDS = 5.0
-"""How often an Upload that arrives is said to be alive."""
 SILENCE = timedelta(seconds=20)
 """An Upload of one request that was not heard of for this long does not count: its process is gone, or frozen."""
 IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
@@ -98,7 +96,7 @@ async def one_request(
     """
     arrival = await begin(database, store, incoming, limits)
     try:
-        async with _alive(database, arrival.upload.id):
+        async with alive(database, arrival.upload.id):
             yield arrival
     finally:
         if not arrival.upload.complete:
@@ -249,22 +247,3 @@ async def _admit(tx: Connection, created_by: str | None, limits: Limits, *, queu
         raise TooManyRequests(
             f"{queued + arriving} imports are queued already (MAX_QUEUED_IMPORTS). Send this one when one of them runs."
         )
-
-
-@asynccontextmanager
-async def _alive(database: Database, upload_id: UUID) -> AsyncGenerator[None, None]:
-    """Say that it is alive, while the block runs."""
-
-    async def say() -> None:
-        while True:
-            await asyncio.sleep(SEEN_SECONDS)
-            with suppress(Unavailable):  # bytes are stored without it
-                async with database.session() as tx:
-                    await uploads.touch(tx, upload_id)
-
-    saying = asyncio.create_task(say())
-    try:
-        yield
-    finally:
-        saying.cancel()
-        await asyncio.gather(saying, return_exceptions=True)

@@ -10,6 +10,7 @@ silent: its sender comes again. Either is given up when nothing was heard of it 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -114,9 +115,13 @@ async def count_arriving(tx: Connection, created_by: str | None, silence: timede
     return int(row[0]) if row else 0
 
 
-async def touch(tx: Connection, upload_id: UUID) -> None:
-    """Its bytes still come."""
-    await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
+async def touch(tx: Connection, upload_ids: Collection[UUID]) -> None:
+    """Their bytes still come. One that is locked is being completed or dropped, and is not waited for."""
+    await tx.execute(
+        """update rollcall.uploads set seen_at = clock_timestamp()
+            where id in (select id from rollcall.uploads where id = any(%s) for no key update skip locked)""",
+        (list(upload_ids),),
+    )
 
 
 async def find_by_idempotency_key(
