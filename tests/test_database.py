@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from faults.harness import until
-from rollcall.database import Connection, Database, classify, connect, end_sessions, to_unavailable
+from rollcall.database import Connection, Dialler, classify, connect, end_sessions, to_unavailable
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def named(tx: Connection, connection: Connection) -> str:
 
 
 async def test_a_connection_is_used_again_under_another_name(database_url: str, tx: Connection) -> None:
-    database = Database(database_url)
+    database = Dialler(database_url)
     first = await database.connect("rollcall:a:1:0")
     await database.give_back(first)
     assert await database.connect("rollcall:b:1:0") is first
@@ -123,7 +123,7 @@ async def test_a_connection_is_used_again_under_another_name(database_url: str, 
 
 
 async def test_what_was_not_left_in_order_or_was_ended_is_not_used_again(database_url: str, tx: Connection) -> None:
-    database = Database(database_url)
+    database = Dialler(database_url)
     midway, ended = await database.connect("one"), await database.connect("two")
     await midway.execute("begin")
     await database.give_back(midway)

@@ -28,7 +28,7 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
-from rollcall import database, embedded, imports, migrations, sweep, worker, workers
+from rollcall import embedded, imports, liveness, migrations, pool, sweep, worker, workers
 from rollcall.database import Connection, connect
 from rollcall.loading import retries
 from service import objects, served
@@ -67,7 +67,7 @@ async def place(server: embedded.Server, tmp_path: Path) -> AsyncIterator[Site]:
 @pytest.fixture
 async def at_work(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A worker in this process that looks often."""
-    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.2)
     stop = asyncio.Event()
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))
     yield
@@ -130,7 +130,7 @@ async def test_who_went_down_with_postgres_is_not_to_blame(
     server: embedded.Server, place: Site, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its import is taken over; that it may be one that workers die of, nothing says."""
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.1)
     file = File("crm", 0, 100)
     job_id = await place.post(file.source, file.csv())
     async with await connect(place.url, "test") as tx:
@@ -164,7 +164,7 @@ async def accepted(client: httpx.AsyncClient, file: File) -> UUID | None:
 @pytest.mark.usefixtures("at_work")
 async def test_postgres_is_away(server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An import goes on where it was; what is posted all the while is refused, and nothing of it is there."""
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
     file, later = File("crm", 0, 700), File("crm", 1, 300)
     async with served(place.url, place.folder) as client, watched(place):
         first = UUID((await client.post("/import", content=file.csv(), headers=HEADERS)).json()["jobId"])
@@ -193,7 +193,7 @@ async def test_postgres_goes_while_a_body_arrives(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender is told, and may send it again as soon as there is a database. What is left in the store is swept."""
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
 
     async def body() -> AsyncIterator[bytes]:
         yield file.csv()
@@ -240,7 +240,7 @@ async def fill_up(url: str) -> list[Held]:
 @pytest.mark.usefixtures("at_work")
 async def test_others_hold_all_connections(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no connection yet is told so or waits; when there are some again, the queue drains."""
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
     files = [File("crm", 0, 300), File("shop", 0, 300)]
 
     async def waits() -> bool:
@@ -275,7 +275,7 @@ async def test_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
-    monkeypatch.setattr(retries, "FULL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(liveness, "FULL_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(retries, "BACK_OFF_SECONDS", 0.2)
     file = File("crm", 0, 1500)
     mount = server.home / "small"

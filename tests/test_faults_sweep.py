@@ -21,8 +21,8 @@ from faults.harness import Site, part_records, site
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
 from faults.store import FaultyStore
-from rollcall import database, worker
-from rollcall.database import Database
+from rollcall import database, liveness, worker
+from rollcall.database import Dialler
 from rollcall.loading import loader
 from rollcall.options import Options
 from rollcall.receive import receive
@@ -57,9 +57,9 @@ async def place(
 ) -> AsyncIterator[Site]:
     """Parts are small here, and workers impatient."""
     for name in ("BEAT_SECONDS", "STALE_SECONDS", "GRACE_SECONDS"):
-        monkeypatch.setattr(worker, name, getattr(worker, name) / HASTE)
+        monkeypatch.setattr(liveness, name, getattr(liveness, name) / HASTE)
     monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.1)
-    monkeypatch.setattr(database, "ANSWER_SECONDS", 1.5)  # longer than anybody waits for a lock
+    monkeypatch.setattr(liveness, "ANSWER_SECONDS", 1.5)  # longer than anybody waits for a lock
     monkeypatch.setitem(database.SOCKET, "connect_timeout", 2)
     with part_records(RECORDS):
         async with site(database_url, tmp_path) as here:
@@ -152,7 +152,7 @@ async def test_every_call_of_the_store_fails_once(place: Site, fault: str) -> No
         store = FaultyStore(place.folder / "store", at=number, fault=fault)
         posted[await post(place, store, file)] = file
 
-        itself = worker.Worker(place.settings(), Database(place.url), store, asyncio.Event(), once=True)
+        itself = worker.Worker(place.settings(), Dialler(place.url), store, asyncio.Event(), once=True)
         await asyncio.wait_for(itself.run(), 60)
 
         await assert_whole(place, posted, f"{fault} at call {number} of {store.calls}")

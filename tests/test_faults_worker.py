@@ -19,7 +19,7 @@ from faults.harness import Site, Worker, site, until
 from faults.invariants import assert_sound, watched
 from faults.oracle import File
 from faults.proxy import Harm, Link, Proxy, proxy
-from rollcall import worker
+from rollcall import liveness, worker
 from rollcall.imports import CRASHES_MAX, FINAL
 from service import objects
 
@@ -56,7 +56,7 @@ async def taken_over(
     """A worker in this process takes it within 30 seconds, and ends it; thawed, the first one finds out and changes
     nothing. `gone`: a file that is not there while it looks."""
     for name in ("BEAT_SECONDS", "STALE_SECONDS", "GRACE_SECONDS"):
-        monkeypatch.setattr(worker, name, getattr(worker, name) / HASTE)
+        monkeypatch.setattr(liveness, name, getattr(liveness, name) / HASTE)
     stop = asyncio.Event()
     [(since,)] = await place.query("select clock_timestamp()")
     work = asyncio.create_task(worker.run(place.settings(), place.url, stop=stop))

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from rollcall import keys
-from rollcall.database import Database
+from rollcall.pool import Pool
 from service import api, listening, objects, rows, until, wired
 
 MIB = 1 << 20
@@ -245,7 +245,7 @@ async def test_gate_answers_no_web_page_while_there_is_no_key(database_url: str,
 
 
 async def test_gate_decides_nothing_by_host_once_there_is_a_key(database_url: str, tmp_path: Path) -> None:
-    async with Database(database_url) as database, database.session() as tx:
+    async with Pool(database_url) as database, database.session() as tx:
         authorization = {"Authorization": f"Bearer {await keys.create(tx, 'all')}"}
     async with (
         listening(database_url, tmp_path) as port,

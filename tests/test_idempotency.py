@@ -12,8 +12,8 @@ import httpx
 import psycopg
 import pytest
 
-from rollcall import arriving, keys
-from rollcall.database import Database
+from rollcall import keys, liveness
+from rollcall.pool import Pool
 from service import Process, api, objects, rows, served, until
 
 CSV = b"name,email\nAlice,alice@example.com\n"
@@ -139,7 +139,7 @@ async def test_a_key_is_kept_for_a_day(client: httpx.AsyncClient, database_url: 
 
 async def test_a_key_belongs_to_its_sender(client: httpx.AsyncClient, database_url: str) -> None:
     await client.post("/import", content=CSV, headers=STREAM)
-    async with Database(database_url) as database, database.session() as tx:
+    async with Pool(database_url) as database, database.session() as tx:
         shown = [await keys.create(tx, name) for name in ("a", "b")]
     jobs = []
     for key in (*shown, shown[0]):
@@ -181,7 +181,7 @@ create trigger refuse before update on rollcall.uploads for each row when (new.s
 async def test_a_twin_that_is_seen_is_waited_for(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "SEEN_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
     body = Body()
     sending = asyncio.create_task(client.post("/import", content=body, headers=STREAM))
     await until(lambda: bool(objects(tmp_path)))

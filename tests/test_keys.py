@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from rollcall import embedded, keys
 from rollcall.cli import app
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.errors import Conflict, InvalidInput, NotFound
 from rollcall.keys import Caller
+from rollcall.pool import Pool
 from service import rows
 from test_cli import ask, environment
 from test_up import free_port
@@ -24,7 +25,7 @@ from test_up import free_port
 
 @pytest.fixture
 async def tx(database_url: str) -> AsyncGenerator[Connection, None]:
-    async with Database(database_url) as database, database.session() as tx:
+    async with Pool(database_url) as database, database.session() as tx:
         yield tx
 
 

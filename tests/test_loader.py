@@ -16,11 +16,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults import oracle
-from faults.harness import Site, part_records, site, until
+from faults.harness import Database, Site, part_records, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Judgement, Link, Proxy, proxy
 from rollcall import embedded, migrations, pipeline, telemetry, worker
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.storage import FileStore
 
 LONG = "ROLLCALL_LONG" in os.environ

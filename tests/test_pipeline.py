@@ -15,11 +15,11 @@ import psycopg
 import pytest
 
 from faults import oracle
-from faults.harness import Site, part_records, site, until
+from faults.harness import Database, Site, part_records, site, until
 from faults.oracle import File
 from faults.proxy import Judgement, Link, proxy
 from rollcall import control, imports
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.imports import Counts, Import
 from rollcall.storage import FileStore
 

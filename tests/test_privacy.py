@@ -27,7 +27,7 @@ import psycopg
 
 from faults.proxy import Proxy, proxy
 from rollcall import keys
-from rollcall.database import Database
+from rollcall.pool import Pool
 from service import until
 from test_up import free_port
 
@@ -209,7 +209,7 @@ def administer(url: str, *statements: str) -> None:
 async def test_nothing_of_a_person_in_what_operators_see(database_url: str, tmp_path: Path) -> None:
     refuse = "alter table public.contacts add constraint no check (name not like '%REFUSED')"
     administer(database_url, refuse)
-    async with Database(database_url) as database, database.session() as tx:
+    async with Pool(database_url) as database, database.session() as tx:
         key = await keys.create(tx, f"{MARK} key")
     async with proxy(database_url) as between:
         service = Service(tmp_path, between.url.replace("@", f":{MARK}@", 1))

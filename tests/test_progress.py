@@ -12,10 +12,11 @@ from typing import BinaryIO
 
 import pytest
 
-from faults.harness import Site, part_records, site
-from rollcall.database import Connection, Database
+from faults.harness import Database, Site, part_records, site
+from rollcall import liveness
+from rollcall.database import Connection
 from rollcall.imports import CRASHES_MAX
-from rollcall.loading import progress, retries
+from rollcall.loading import retries
 from rollcall.storage import FileStore
 
 CSV = b"name,email\n" + b"".join(b"Ann,a%d@x.org\n" % at for at in range(40))
@@ -67,7 +68,7 @@ async def assert_lost_four_times(place: Site, code: str) -> None:
 
 
 async def test_attempt_without_progress_counts_as_crashed(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "NO_PROGRESS_SECONDS", 0.4)
+    monkeypatch.setattr(liveness, "NO_PROGRESS_SECONDS", 0.4)
     store = StuckStore(place.folder / "store")
     try:
         await assert_lost_four_times(replace(place, store=store), "NO_PROGRESS")

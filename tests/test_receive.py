@@ -14,10 +14,11 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from rollcall import arriving, imports, receive, segment_writer, uploads
-from rollcall.database import SENDER_LOCK_CLASS, Database
+from rollcall import imports, liveness, receive, segment_writer, uploads
+from rollcall.database import SENDER_LOCK_CLASS
 from rollcall.errors import InvalidInput, StillArriving, StoreDown, TooManyRequests, UploadFailed
 from rollcall.options import Options
+from rollcall.pool import Pool
 from rollcall.receive import Limits, begin, digest, finish, one_request
 from rollcall.segment_writer import append, append_what_comes
 from rollcall.storage import FileStore, open_segments
@@ -29,8 +30,8 @@ SEGMENT = 100_000
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncGenerator[Database, None]:
-    async with Database(database_url) as database:
+async def database(database_url: str) -> AsyncGenerator[Pool, None]:
+    async with Pool(database_url) as database:
         yield database
 
 
@@ -43,7 +44,7 @@ def wish() -> tuple[str, Options]:
     return "crm", Options(on_duplicate="skip")
 
 
-async def take(database: Database, folder: Path, body: AsyncIterator[bytes], segment_bytes: int | None = None) -> UUID:
+async def take(database: Pool, folder: Path, body: AsyncIterator[bytes], segment_bytes: int | None = None) -> UUID:
     store = FileStore(folder / "store")
     return await receive.receive(body, database=database, store=store, wish=wish, segment_bytes=segment_bytes)
 
@@ -56,7 +57,7 @@ def nothing_left(database_url: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(("segment_bytes", "lengths"), [(None, [250_000]), (SEGMENT, [100_000, 100_000, 50_000])])
 async def test_an_import_has_all_its_bytes(
-    database: Database, tmp_path: Path, segment_bytes: int | None, lengths: list[int]
+    database: Pool, tmp_path: Path, segment_bytes: int | None, lengths: list[int]
 ) -> None:
     job_id = await take(database, tmp_path, pieces(BODY), segment_bytes)
     async with database.session() as tx:
@@ -71,7 +72,7 @@ async def test_an_import_has_all_its_bytes(
         assert stream.read() == BODY
 
 
-async def test_an_empty_body_is_none(database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_an_empty_body_is_none(database: Pool, database_url: str, tmp_path: Path) -> None:
     for segment_bytes in (None, SEGMENT):
         with pytest.raises(InvalidInput) as refused:
             await take(database, tmp_path, pieces(b""), segment_bytes)
@@ -81,7 +82,7 @@ async def test_an_empty_body_is_none(database: Database, database_url: str, tmp_
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
 async def test_a_body_that_breaks_off_leaves_nothing(
-    database: Database, database_url: str, tmp_path: Path, segment_bytes: int | None
+    database: Pool, database_url: str, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     async def breaking() -> AsyncIterator[bytes]:
         async for piece in pieces(BODY):
@@ -95,7 +96,7 @@ async def test_a_body_that_breaks_off_leaves_nothing(
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
 async def test_what_is_cancelled_leaves_nothing(
-    database: Database, database_url: str, tmp_path: Path, segment_bytes: int | None
+    database: Pool, database_url: str, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     async def stalling() -> AsyncIterator[bytes]:
         yield BODY * 5
@@ -111,7 +112,7 @@ async def test_what_is_cancelled_leaves_nothing(
     nothing_left(database_url, tmp_path)
 
 
-async def test_what_is_refused_at_the_end_leaves_nothing(database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_what_is_refused_at_the_end_leaves_nothing(database: Pool, database_url: str, tmp_path: Path) -> None:
     def no_wish() -> tuple[str, Options]:
         raise InvalidInput("No source.")
 
@@ -131,7 +132,7 @@ async def failing_store(folder: Path) -> AsyncIterator[bytes]:
 
 
 async def test_a_segment_is_put_again_when_the_store_fails(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0.02,) * 1000)
     with capture_logs() as logs:
@@ -149,7 +150,7 @@ async def test_a_segment_is_put_again_when_the_store_fails(
 
 
 async def test_a_store_that_stays_away_is_said(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0, 0))
     with pytest.raises(StoreDown):
@@ -157,7 +158,7 @@ async def test_a_store_that_stays_away_is_said(
     assert not rows(database_url, "select id from rollcall.imports")
 
 
-async def test_a_complete_upload_is_never_dropped(database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_a_complete_upload_is_never_dropped(database: Pool, database_url: str, tmp_path: Path) -> None:
     await take(database, tmp_path, pieces(BODY))
     [(upload_id,)] = rows(database_url, "select id from rollcall.uploads")
     async with database.transaction() as tx:
@@ -168,14 +169,14 @@ async def test_a_complete_upload_is_never_dropped(database: Database, database_u
 # Parts of it: an upload that comes in several requests
 
 
-async def stored(database: Database, folder: Path, upload_id: UUID, length: int) -> bytes:
+async def stored(database: Pool, folder: Path, upload_id: UUID, length: int) -> bytes:
     async with database.session() as tx:
         segments = await uploads.segments(tx, upload_id)
     with open_segments(FileStore(folder / "store"), segments, length) as stream:
         return stream.read()
 
 
-async def resume(database: Database, store: FileStore, upload_id: UUID) -> Upload:
+async def resume(database: Pool, store: FileStore, upload_id: UUID) -> Upload:
     async with database.session() as tx:
         found = await uploads.resume(tx, upload_id)
     assert found is not None
@@ -192,7 +193,7 @@ async def breaking(data: bytes) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
 async def test_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
-    database: Database, database_url: str, tmp_path: Path, segment_bytes: int | None
+    database: Pool, database_url: str, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     """And another process goes on after them; of an append that was killed nothing is in the way."""
     store = FileStore(tmp_path / "store")
@@ -219,7 +220,7 @@ async def test_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
 async def test_append_what_comes_keeps_the_bytes_when_it_is_cancelled(
-    database: Database, tmp_path: Path, segment_bytes: int | None
+    database: Pool, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     sent = asyncio.Event()
 
@@ -241,7 +242,7 @@ async def test_append_what_comes_keeps_the_bytes_when_it_is_cancelled(
     assert await stored(database, tmp_path, upload.id, len(BODY)) == BODY
 
 
-async def test_append_that_breaks_off_keeps_what_was_whole(database: Database, tmp_path: Path) -> None:
+async def test_append_that_breaks_off_keeps_what_was_whole(database: Pool, tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     upload = (await begin(database, store, Incoming(), pausable=True)).upload
     with pytest.raises(ConnectionResetError):
@@ -251,9 +252,7 @@ async def test_append_that_breaks_off_keeps_what_was_whole(database: Database, t
     assert len(objects(tmp_path)) == 2
 
 
-async def test_finish_notices_a_segment_that_is_not_there(
-    database: Database, database_url: str, tmp_path: Path
-) -> None:
+async def test_finish_notices_a_segment_that_is_not_there(database: Pool, database_url: str, tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     upload = (await begin(database, store, Incoming())).upload
     await append(database, store, upload, pieces(BODY), segment_bytes=SEGMENT)
@@ -265,7 +264,7 @@ async def test_finish_notices_a_segment_that_is_not_there(
 
 
 async def test_begin_lets_a_paused_upload_keep_its_key_and_its_place(
-    database: Database, database_url: str, tmp_path: Path
+    database: Pool, database_url: str, tmp_path: Path
 ) -> None:
     """Silence is the death of an upload of one request only."""
     store, incoming = FileStore(tmp_path / "store"), Incoming(idempotency_key="one")
@@ -284,7 +283,7 @@ async def test_begin_lets_a_paused_upload_keep_its_key_and_its_place(
                 await uploads.drop(tx, upload.id)
 
 
-async def test_one_request_counts_before_its_first_byte(database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_one_request_counts_before_its_first_byte(database: Pool, database_url: str, tmp_path: Path) -> None:
     """Also one that is sent again, and will become no import."""
     store, limits = FileStore(tmp_path / "store"), Limits(arriving=1, queued=1)
     incoming = Incoming(idempotency_key="one")
@@ -302,7 +301,7 @@ async def test_one_request_counts_before_its_first_byte(database: Database, data
         await begin(database, store, Incoming(), limits)
 
 
-async def test_begin_waits_for_its_turn_in_a_burst(database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_begin_waits_for_its_turn_in_a_burst(database: Pool, database_url: str, tmp_path: Path) -> None:
     """Others of the same sender may need longer than the second that is waited for other locks."""
     with psycopg.connect(database_url) as others:
         others.execute("select pg_advisory_xact_lock(%s, hashtext(''))", (SENDER_LOCK_CLASS,))
@@ -322,9 +321,9 @@ async def test_ids_are_uuid7_in_order_of_time() -> None:
 
 
 async def test_alive_says_it_of_all_uploads_in_one_statement(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "SEEN_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
     store = FileStore(tmp_path / "store")
     async with AsyncExitStack() as stack:
         for _ in range(10):
@@ -334,7 +333,7 @@ async def test_alive_says_it_of_all_uploads_in_one_statement(
     nothing_left(database_url, tmp_path)
 
 
-async def test_touch_does_not_wait_for_a_locked_upload(database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_touch_does_not_wait_for_a_locked_upload(database: Pool, database_url: str, tmp_path: Path) -> None:
     first, second = [await begin(database, FileStore(tmp_path / "store"), Incoming()) for _ in range(2)]
     seen = f"select seen_at from rollcall.uploads where id = '{second.upload.id}'"
     before = rows(database_url, seen)
@@ -346,7 +345,7 @@ async def test_touch_does_not_wait_for_a_locked_upload(database: Database, datab
 
 
 async def test_append_stores_shorter_segments_while_memory_is_short(
-    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_writer, "HELD_BYTES_MAX", 100_000)
     read, go_on = asyncio.Event(), asyncio.Event()

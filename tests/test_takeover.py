@@ -22,10 +22,11 @@ from faults import oracle
 from faults.harness import Site, part_records, site, until
 from faults.oracle import File
 from faults.proxy import Harm, Judgement, Link, Proxy, proxy
-from rollcall import control, imports, worker, workers
-from rollcall.database import LOCK_CLASS, Database, connect
+from rollcall import control, imports, liveness, worker, workers
+from rollcall.database import LOCK_CLASS, connect
 from rollcall.errors import DatabaseDown
 from rollcall.imports import Import
+from rollcall.pool import Pool
 
 FILE = File("crm", 0, 600)
 CLAIM, LOOK, TAKE = b"set state = 'running'", b"from pg_locks", b"crashes = z.crashes"
@@ -57,7 +58,7 @@ def aside(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is waited for for long."""
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(worker, "DRAIN_SECONDS", 1.0)
 
 
@@ -104,7 +105,7 @@ async def test_nobody_is_judged_by_one_look(
     place: Site, between: Proxy, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("BEAT_SECONDS", "STALE_SECONDS"):
-        monkeypatch.setattr(worker, name, 0.2)
+        monkeypatch.setattr(liveness, name, 0.2)
     said: list[bytes] = []
 
     def judge(link: Link, data: bytes) -> Harm:
@@ -139,7 +140,7 @@ async def test_who_beats_between_two_looks_is_not_gone(
         return "pass"
 
     async def long_enough() -> bool:
-        return len(looks) >= 5 and looks[-1] - looks[0] > 3 * worker.GRACE_SECONDS
+        return len(looks) >= 5 and looks[-1] - looks[0] > 3 * liveness.GRACE_SECONDS
 
     async with held(place) as job:
         between.judge = judge
@@ -189,7 +190,7 @@ async def test_what_a_lost_connection_saw_counts_for_nothing(place: Site, betwee
         return "cut" if again else "pass"
 
     async def long_enough() -> bool:
-        return len(looked) >= 4 and time.monotonic() - began > 3 * worker.GRACE_SECONDS
+        return len(looked) >= 4 and time.monotonic() - began > 3 * liveness.GRACE_SECONDS
 
     async with held(place) as job:
         between.judge = judge
@@ -203,7 +204,7 @@ async def test_what_a_lost_connection_saw_counts_for_nothing(place: Site, betwee
 async def test_looking_takes_no_lock(place: Site) -> None:
     """It is not even tried: who looks would have the lock of whoever is gone."""
     async with held(place), await connect(place.url, "test") as tx:
-        (seen,) = await imports.list_stalled(tx, 0, [], worker.STALE_SECONDS)
+        (seen,) = await imports.list_stalled(tx, 0, [], liveness.STALE_SECONDS)
         mine = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
         assert (seen.locked, await (await tx.execute(mine)).fetchall()) == (False, [(0,)])
 
@@ -226,7 +227,7 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
         since, began = looks, time.monotonic()
 
         async def often() -> bool:
-            return looks >= since + 4 and time.monotonic() - began > 2 * worker.GRACE_SECONDS
+            return looks >= since + 4 and time.monotonic() - began > 2 * liveness.GRACE_SECONDS
 
         await until(often, 10, "it has looked around")
 
@@ -271,7 +272,7 @@ async def test_a_worker_without_its_control_connection(
 
     Back again, the worker has its lock, even if its old session held it, and has beaten, before it looks and claims.
     """
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 3.0)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 3.0)
     there = """select exists (select from pg_locks where classid = %s and objid = %s and granted),
                       (select beat from rollcall.workers where seq = %s)"""
     controls: list[Link] = []
@@ -338,7 +339,7 @@ async def test_the_lock_is_there_before_the_first_claim(
 
 async def test_while_a_batch_waits_for_its_commit(place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the import's row: the worker beats all the same, and the other loader commits."""
-    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
     waits, go_on = asyncio.Event(), asyncio.Event()
 
     def judge(link: Link, data: bytes) -> Judgement:
@@ -414,7 +415,7 @@ async def test_one_message_is_all(place: Site, between: Proxy, word: bytes, then
         await control.cancel(place.database, job_id)
     between.judge = lambda link, data: "answerless" if word in data else "pass"
 
-    async with Database(between.url) as database:
+    async with Pool(between.url) as database:
         with pytest.raises(DatabaseDown):
             await (control.cancel if then == "cancelled" else control.retry)(database, job_id)
 

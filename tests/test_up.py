@@ -19,10 +19,9 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from rollcall import workers
+from rollcall import liveness, workers
 from rollcall.cli import app
-from rollcall.cli import children as children_module
-from rollcall.cli.children import FIRST_MISSES, LIVE_MISSES, STALE_SECONDS, ApiWatch, Child, WorkerWatch, run_until
+from rollcall.cli.children import FIRST_MISSES, LIVE_MISSES, ApiWatch, Child, WorkerWatch, run_until
 from rollcall.cli.up import StartFailed
 from test_cli import account, environment, until
 
@@ -128,7 +127,7 @@ def test_up_serves_and_stops(data_dir: Path, tmp_path: Path, monkeypatch: pytest
         again = rollcall("rejects", job, "--output", "bad.csv")
         assert (again.exit_code, again.stderr) == (1, "Error: bad.csv: File exists\n")
         unknown = rollcall("rejects", "no-job", "--output", "none.csv")
-        assert (unknown.exit_code, unknown.stderr) == (1, "Error: There is nothing here.\n")
+        assert (unknown.exit_code, unknown.stderr) == (1, "Error: Not found\n")
         assert not Path("none.csv").exists()
 
         taken = CliRunner().invoke(app, ["up", "--port", up.url.rpartition(":")[2], "--data-dir", "data"])
@@ -163,7 +162,7 @@ def test_up_refuses_settings_that_need_more_connections_than_there_are(data_dir:
     command = ["up", "--port", str(free_port()), "--data-dir", str(data_dir)]
     refused = CliRunner().invoke(app, command, env={"LOADERS": "16", "WORKER_CONCURRENCY": "100", "DATABASE_URL": ""})
     assert refused.exit_code == 1
-    assert "  WORKER_CONCURRENCY: With LOADERS=16 up to 1,613 connections" in refused.stderr
+    assert "  WORKER_CONCURRENCY: With LOADERS=16 up to 1,614 connections" in refused.stderr
     assert "Set it to 5 or less" in refused.stderr
 
 
@@ -191,13 +190,13 @@ async def test_a_worker_is_frozen_when_it_is_silent_twice(database_url: str, sle
 
     try:
         assert not await look()  # it has not introduced itself yet
-        beat(STALE_SECONDS / 2)
+        beat(liveness.STALE_SECONDS / 2)
         assert not await look()
-        beat(STALE_SECONDS * 2)
+        beat(liveness.STALE_SECONDS * 2)
         assert not await look()
         beat(0)
         assert not await look()
-        beat(STALE_SECONDS * 2)
+        beat(liveness.STALE_SECONDS * 2)
         assert [await look(), await look()] == [False, True]
     finally:
         await watch.close()
@@ -227,7 +226,7 @@ async def test_api_is_frozen_when_it_does_not_answer_several_looks(sleeper: subp
 async def test_api_that_takes_connections_and_never_answers_is_missed(
     sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children_module, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # as a stopped process does: the kernel connects
         watch = ApiWatch(f"http://127.0.0.1:{silent.getsockname()[1]}")
         api = Child("api", {}, process=sleeper)

@@ -15,12 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from rollcall import arriving, keys
-from rollcall import database as databases
+from rollcall import keys, liveness, pool
 from rollcall.cli import app
 from rollcall.cli.up import CannotListen, refuse_public
 from rollcall.client import Client
-from rollcall.database import Database
+from rollcall.pool import Pool
 from rollcall.settings import Settings
 from service import listening, objects, rows, served, until
 
@@ -32,7 +31,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 async def create(database_url: str, name: str, *sources: str) -> str:
-    async with Database(database_url) as database, database.session() as tx:
+    async with Pool(database_url) as database, database.session() as tx:
         return await keys.create(tx, name, list(sources) or None)
 
 
@@ -66,7 +65,7 @@ async def test_without_a_key_ever_made_none_is_needed(database_url: str, tmp_pat
         key = await create(database_url, "first")
         problem(await client.get("/imports"), 401, "UNAUTHORIZED")
         assert (await client.get("/imports", headers=bearer(key))).status_code == 200
-        async with Database(database_url) as database, database.session() as tx:
+        async with Pool(database_url) as database, database.session() as tx:
             await keys.revoke(tx, "first")
         for headers in ({}, bearer(key)):
             problem(await client.get("/imports", headers=headers), 401, "UNAUTHORIZED")
@@ -123,7 +122,7 @@ async def test_a_key_comes_in_one_header_and_whole(database_url: str, tmp_path: 
 
 
 async def test_a_database_that_is_away_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases, "POOL_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.3)
     async with served("postgresql://secretuser:secretpassword@127.0.0.1:9/secretdatabase", tmp_path) as client:
         for path in ("/imports", "/docs/nope", "/nope"):
             answer = await client.get(path, headers=bearer("rk_" + "0" * 16 + "_" + "A" * 43))
@@ -343,7 +342,7 @@ async def test_uploads_of_a_process_that_is_gone_do_not_count(
             connection.execute("update rollcall.uploads set seen_at = seen_at - interval '21 s'")
         assert (await send(client, "crm")).status_code == 200
 
-        monkeypatch.setattr(arriving, "SEEN_SECONDS", 0.02)
+        monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.02)
         seen = "select seen_at from rollcall.uploads order by created_at desc limit 1"
         body = Body()
         sending = asyncio.create_task(

@@ -14,9 +14,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults.proxy import proxy
-from rollcall import database, workers
-from rollcall.database import Database
+from rollcall import liveness, workers
+from rollcall import pool as pools
 from rollcall.errors import InvalidInput
+from rollcall.pool import Pool
 from rollcall.web import checks, responses
 from service import listening, rows, served, until
 
@@ -58,12 +59,12 @@ async def test_what_nobody_foresaw_tells_nothing(database_url: str, tmp_path: Pa
         assert not re.search(r"alice|secret|select|Traceback", text)
     [failed] = [line for line in logs if line["event"] == "request.failed"]
     assert failed["error"] == "UndefinedColumn"
-    assert failed["where"].startswith("contacts.py:")
+    assert failed["where"].startswith("contact_pages.py:")
     assert failed["request_id"] == answer.json()["requestId"]
 
 
 async def test_a_database_that_is_away_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(pools, "POOL_WAIT_SECONDS", 0.5)
     async with served(DEAD, tmp_path) as client:
         answer = await client.get("/contacts")
         problem(answer, 503, "DATABASE_UNAVAILABLE")
@@ -80,8 +81,8 @@ async def test_a_database_that_takes_questions_and_answers_none(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No timeout of TCP ends that: a pooler before it may do so."""
-    monkeypatch.setattr(database, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(database, "POOL_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(liveness, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(pools, "POOL_WAIT_SECONDS", 0.5)
     async with proxy(database_url) as before, served(before.url, tmp_path) as client:
         assert (await client.get("/contacts")).status_code == 200
         before.judge = lambda link, data: "hang"
@@ -93,7 +94,7 @@ async def test_a_database_that_takes_questions_and_answers_none(
 async def test_a_statement_that_takes_too_long_is_given_up(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(pools, "STATEMENT_SECONDS", 1)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("alter table public.contacts rename to others")
         connection.execute(
@@ -103,6 +104,15 @@ async def test_a_statement_that_takes_too_long_is_given_up(
         answer = await client.get("/contacts")
         problem(answer, 503, "UNAVAILABLE")
         assert "took too long" in answer.json()["error"]
+
+
+async def test_database_locked_is_not_a_database_that_is_away(database_url: str, tmp_path: Path) -> None:
+    async with served(database_url, tmp_path) as client:
+        with psycopg.connect(database_url) as other:
+            other.execute("lock table rollcall.imports, public.contacts in access exclusive mode")
+            problem(await client.get("/contacts"), 503, "DATABASE_LOCKED")
+            problem(await client.get("/imports"), 503, "DATABASE_LOCKED")
+        assert (await client.get("/imports")).status_code == 200
 
 
 async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp_path: Path) -> None:
@@ -115,7 +125,7 @@ async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp
             return str(error) if error else None
 
         assert await fault() == "No worker is running."
-        async with Database(database_url) as pool, pool.session() as tx:
+        async with Pool(database_url) as pool, pool.session() as tx:
             await workers.register(tx, "w")
             assert await fault() is None
             await tx.execute("update rollcall.workers set beat = beat - interval '21 s'")
@@ -144,7 +154,7 @@ async def test_health_answers_when_the_database_does_not(database_url: str, tmp_
 
 
 async def test_health_that_is_asked_very_often_repeats_itself(database_url: str, tmp_path: Path) -> None:
-    async with served(database_url, tmp_path) as client, Database(database_url) as pool, pool.session() as tx:
+    async with served(database_url, tmp_path) as client, Pool(database_url) as pool, pool.session() as tx:
         for _ in range(checks.CHECKS_A_SECOND):
             assert (await client.get("/health")).status_code == 503
         await workers.register(tx, "w")

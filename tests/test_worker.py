@@ -19,7 +19,7 @@ from faults import oracle
 from faults.harness import Site, Worker, part_records, site, until
 from faults.oracle import File
 from faults.proxy import proxy
-from rollcall import imports, worker
+from rollcall import imports, liveness, worker
 from rollcall.database import connect
 from rollcall.imports import CRASHES_MAX, Import
 from rollcall.loading import retries
@@ -160,7 +160,7 @@ async def test_frozen_in_the_middle(place: Site) -> None:
 
         job = await running(place, job_id, attempt=2, seconds=35)
         assert job.attempt == 2
-        assert time.monotonic() - began > worker.STALE_SECONDS - worker.BEAT_SECONDS
+        assert time.monotonic() - began > liveness.STALE_SECONDS - liveness.BEAT_SECONDS
         job = await place.final(job_id)
         frozen.send(signal.SIGCONT)
         await frozen.logged("import.fenced")
@@ -317,7 +317,7 @@ async def working(place: Site, stop: asyncio.Event) -> asyncio.Task[None]:
 
 
 async def test_worker_beats_however_seldom_it_polls(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.05)
     stop = asyncio.Event()
     task = await working(place, stop)
     beats: set[object] = set()

@@ -9,8 +9,8 @@ build otherwise.
     words       options
     schema      migrations/                          numbered files; adopts an existing contacts table
     library     records/                             bytes in, Parts out; knows no table
-    machines    storage/ database binary_copy embedded/
-    ground      settings · errors telemetry waiting process
+    machines    pool · storage/ database binary_copy embedded/
+    ground      settings · errors telemetry waiting process liveness
 
 Read `pipeline` first. The words are those of docs/glossary.md.
 """

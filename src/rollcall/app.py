@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from rollcall import __version__, embedded, telemetry
-from rollcall.database import Database
+from rollcall.pool import Pool
 from rollcall.receive import Limits
 from rollcall.settings import Settings
 from rollcall.storage import open_store
@@ -38,7 +38,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        async with Database(database_url, name="rollcall:api") as database:
+        async with Pool(database_url, name="rollcall:api") as database:
             app.state.service = Service(
                 database=database,
                 store=open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, database_url)),

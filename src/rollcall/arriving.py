@@ -11,18 +11,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
-from rollcall import uploads
-from rollcall.database import Database
+from rollcall import liveness, uploads
 from rollcall.errors import Unavailable
+from rollcall.pool import Pool
 
-SEEN_SECONDS = 5.0
-"""How often they are said to be alive."""
-
-_ARRIVING: dict[Database, tuple[set[UUID], asyncio.Task[None]]] = {}
+_ARRIVING: dict[Pool, tuple[set[UUID], asyncio.Task[None]]] = {}
 
 
 @asynccontextmanager
-async def alive(database: Database, upload_id: UUID) -> AsyncGenerator[None, None]:
+async def alive(database: Pool, upload_id: UUID) -> AsyncGenerator[None, None]:
     """Say that this Upload is alive while the block runs. A database that is down is no error here."""
     if database not in _ARRIVING:
         started = set[UUID]()
@@ -39,9 +36,9 @@ async def alive(database: Database, upload_id: UUID) -> AsyncGenerator[None, Non
             await asyncio.gather(saying, return_exceptions=True)
 
 
-async def _say(database: Database, arriving: set[UUID]) -> None:
+async def _say(database: Pool, arriving: set[UUID]) -> None:
     while True:
-        await asyncio.sleep(SEEN_SECONDS)
+        await asyncio.sleep(liveness.BEAT_SECONDS)
         with suppress(Unavailable):  # bytes are stored without it
             async with database.session() as tx:
                 await uploads.touch(tx, arriving)

@@ -8,15 +8,16 @@ import psycopg
 import structlog
 
 from rollcall import imports, ledger, uploads
-from rollcall.database import Database, classify, end_sessions
+from rollcall.database import classify, end_sessions
 from rollcall.errors import ObjectMissing, ReaderChanged
 from rollcall.loading.retries import Patience
+from rollcall.pool import Pool
 from rollcall.records.plan import READER_VERSION
 
 log = structlog.get_logger()
 
 
-async def cancel(database: Database, job_id: UUID) -> None:
+async def cancel(database: Pool, job_id: UUID) -> None:
     """Cancel an import in whatever state it is; returns when no further batch of it can commit."""
     patience = Patience()
     while True:
@@ -33,7 +34,7 @@ async def cancel(database: Database, job_id: UUID) -> None:
                     await patience.pause(error)
 
 
-async def retry(database: Database, job_id: UUID) -> None:
+async def retry(database: Pool, job_id: UUID) -> None:
     """Queue a failed or cancelled import again, to go on after what is committed; any other is left as it is.
 
     Raises ObjectMissing when its stored file was deleted, ReaderChanged when a part of it is committed that this

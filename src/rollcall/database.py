@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any, Literal, LiteralString, Self, TypeVar
 from uuid import UUID
 
@@ -19,30 +18,20 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from rollcall import liveness
 from rollcall.errors import DatabaseDown, DatabaseFull, DatabaseLocked, RollcallError
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Answer = TypeVar("Answer")
 
-POOL_SIZE = 10
-POOL_WAIT_SECONDS = 5.0
 IDLE_CONNECTIONS = 8
 RENAME_SECONDS = 5.0
-POOL_RECONNECT_SECONDS = 2.0
-"""The pool's pauses between tries double up to this; then the next request tries anew. Its own five minutes would keep
-a service down that long after its database."""
 SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
 SENDER_LOCK_CLASS = 1_380_740_205
 """First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
-ANSWER_SECONDS = 120.0
-"""A pooler between may take our bytes and pass none on: no timeout of TCP or of the server ends that. The longest
-statement loads a batch, in a small part of this. Longer than `lock_timeout`, or a half-open twin is never ended."""
-STATEMENT_SECONDS = 15
-"""What one statement of a pooled connection may take: those are answers that somebody waits for."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -63,11 +52,11 @@ class Incompatible(RollcallError):
     status = 503
 
 
-class _Answering(psycopg.AsyncConnection[TupleRow]):
+class Answering(psycopg.AsyncConnection[TupleRow]):
     """A connection that breaks when an answer is missing for too long."""
 
     async def wait(self, gen: PQGen[Answer], *args: Any, **kwargs: Any) -> Answer:
-        timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._break)
+        timer = asyncio.get_running_loop().call_later(liveness.ANSWER_SECONDS, self._break)
         try:
             return await super().wait(gen, *args, **kwargs)
         finally:
@@ -81,9 +70,9 @@ class _Answering(psycopg.AsyncConnection[TupleRow]):
 async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool = False) -> Connection:
     """One connection of one's own, in autocommit, with `name` (at most 63 bytes) in pg_stat_activity from the start.
 
-    It is lost when an answer takes longer than ANSWER_SECONDS, unless it is `patient`.
+    It is lost when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`.
     """
-    kind = psycopg.AsyncConnection[TupleRow] if patient else _Answering
+    kind = psycopg.AsyncConnection[TupleRow] if patient else Answering
     connection = await kind.connect(url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET)
     try:
         await connection.execute(SESSION, (f"{idle_seconds}s",))
@@ -93,51 +82,19 @@ async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool 
     return connection
 
 
-class Database:
-    """A pool of connections for short work, and the way to connections of one's own. Opened with `async with`."""
+class Dialler:
+    """Connections of one's own for long work, each under a name by which others can end it. Some of those that were
+    given back are kept; `async with` closes them at its end."""
 
-    def __init__(self, url: str, *, name: str = "rollcall") -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
         self._idle: list[Connection] = []
-        self._pool = AsyncConnectionPool[Connection](
-            url,
-            connection_class=_Answering,
-            kwargs={"autocommit": True, "application_name": name, "prepare_threshold": None, **SOCKET},
-            configure=_configure,
-            check=AsyncConnectionPool.check_connection,
-            min_size=1,
-            max_size=POOL_SIZE,
-            timeout=POOL_WAIT_SECONDS,
-            reconnect_timeout=POOL_RECONNECT_SECONDS,
-            open=False,
-        )
 
     async def __aenter__(self) -> Self:
-        await self._pool.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._pool.close()
         await self.close_idle()
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Connection]:
-        """A pooled connection in autocommit: every statement is a transaction. Raises DatabaseDown, DatabaseFull."""
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except PoolTimeout as error:
-            raise DatabaseDown from error
-        except psycopg.Error as error:
-            if classify(error) == "fault":
-                raise
-            raise to_unavailable(error) from error
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """A pooled connection inside a transaction: committed at the end, rolled back on any exception."""
-        async with self.session() as connection, connection.transaction():
-            yield connection
 
     async def connect(self, name: str) -> Connection:
         """A connection under this name, so that others can end it: one that was given back, or a new one.
@@ -185,11 +142,6 @@ class Database:
 
 def _name(connection: Connection) -> str:
     return connection.info.parameter_status("application_name") or ""
-
-
-async def _configure(connection: Connection) -> None:
-    await connection.execute(SESSION, ("30s",))
-    await connection.execute("select set_config('statement_timeout', %s, false)", (f"{STATEMENT_SECONDS}s",))
 
 
 Retry = Literal["lost", "locked", "again", "fault"]

@@ -22,10 +22,11 @@ from uuid import UUID
 import orjson
 
 from rollcall import imports, ledger, rejects, uploads
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.errors import NotFound, ObjectMissing, Unavailable
 from rollcall.imports import Import
 from rollcall.loading import part_reader
+from rollcall.pool import Pool
 from rollcall.records import Plan, as_object, cells, columns, message, reject_file
 from rollcall.rejects import Reject
 from rollcall.storage import Segment, Store
@@ -95,7 +96,7 @@ def _fitting(found: list[Reject], more: bool) -> tuple[list[dict[str, Any]], int
 
 
 def file(
-    database: Database, store: Store, rejected: Rejected, form: Form, *, cpu_slots: asyncio.Semaphore
+    database: Pool, store: Store, rejected: Rejected, form: Form, *, cpu_slots: asyncio.Semaphore
 ) -> AsyncGenerator[bytes, None]:
     """All of them as a file, block by block. A stored file is read again Part by Part, each in one of
     the `cpu_slots`.
@@ -135,7 +136,7 @@ async def _written(
         yield head
 
 
-async def _stored(database: Database, job_id: UUID, count: int) -> AsyncGenerator[list[Reject], None]:
+async def _stored(database: Pool, job_id: UUID, count: int) -> AsyncGenerator[list[Reject], None]:
     """The first `count`; no connection is held while they are sent."""
     after = 0
     while count:

@@ -16,7 +16,7 @@ import asyncio
 import structlog
 
 from rollcall import contacts, imports, uploads
-from rollcall.database import Database
+from rollcall.database import Dialler
 from rollcall.errors import (
     ContactsContended,
     ContactsRefused,
@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 
 async def run_import(
-    job: Import, *, database: Database, store: Store, loaders: int, draining: asyncio.Event, rejects_max: int
+    job: Import, *, database: Dialler, store: Store, loaders: int, draining: asyncio.Event, rejects_max: int
 ) -> None:
     """Work on a claimed import until it is final, or somebody else's, or given back.
 
@@ -74,7 +74,7 @@ async def run_import(
 
 
 async def _work(
-    job: Import, database: Database, store: Store, loaders: int, draining: asyncio.Event, rejects_max: int
+    job: Import, database: Dialler, store: Store, loaders: int, draining: asyncio.Event, rejects_max: int
 ) -> None:
     segments = await with_retries(database, job, lambda tx: uploads.segments(tx, job.upload_id))
     attempt = Attempt(job, Options.from_json(job.options), segments, database, store, draining, rejects_max)
@@ -124,7 +124,7 @@ async def close(attempt: Attempt, total: int) -> None:
         raise Fenced
 
 
-async def release(database: Database, job: Import, stop: Draining | Unavailable, draining: asyncio.Event) -> None:
+async def release(database: Dialler, job: Import, stop: Draining | Unavailable, draining: asyncio.Event) -> None:
     """Give it back. What stood still, or needed more memory than there is, counts as an attempt that crashed: the
     fourth in a row that committed nothing is the last."""
     log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
@@ -136,7 +136,7 @@ async def release(database: Database, job: Import, stop: Draining | Unavailable,
     await with_retries(database, job, lambda tx: imports.release(tx, job, *why, counted=counted))
 
 
-async def fail(database: Database, job: Import, code: str, message: str) -> None:
+async def fail(database: Dialler, job: Import, code: str, message: str) -> None:
     """End it with a reason; what is committed stays."""
     if await with_retries(database, job, lambda tx: imports.fail(tx, job, code, message)):
         log_failure(job, code)

@@ -27,9 +27,9 @@ from uuid import UUID
 
 import structlog
 
-from rollcall import imports, uploads
+from rollcall import imports, liveness, uploads
 from rollcall.arriving import alive
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.errors import (
     DatabaseDown,
     IdempotencyMismatch,
@@ -40,13 +40,14 @@ from rollcall.errors import (
 )
 from rollcall.imports import Import
 from rollcall.options import Options
+from rollcall.pool import Pool
 from rollcall.segment_writer import append
 from rollcall.storage import Store, open_segments
 from rollcall.telemetry import RECEIVED_BYTES
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
 
-SILENCE = timedelta(seconds=20)
+SILENCE = timedelta(seconds=liveness.STALE_SECONDS)
 """An Upload of one request that was not heard of for this long does not count: its process is gone, or frozen."""
 IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 
@@ -65,7 +66,7 @@ class Limits:
 class Arrival:
     """One request's body on its way into an Upload. `first`: the Import of an earlier request with the same key."""
 
-    database: Database
+    database: Pool
     store: Store
     upload: Upload
     created_by: str | None = None
@@ -75,7 +76,7 @@ class Arrival:
 async def receive(
     body: AsyncIterator[bytes],
     *,
-    database: Database,
+    database: Pool,
     store: Store,
     wish: Callable[[], tuple[str, Options]],
     segment_bytes: int | None,
@@ -89,7 +90,7 @@ async def receive(
 
 @asynccontextmanager
 async def one_request(
-    database: Database, store: Store, incoming: Incoming, limits: Limits | None = None
+    database: Pool, store: Store, incoming: Incoming, limits: Limits | None = None
 ) -> AsyncGenerator[Arrival, None]:
     """An Upload of one request: it counts and is alive as long as the block runs; if it is not complete then, nothing
     is left of it. Raises TooManyRequests when the sender is beyond `limits`; StillArriving; DatabaseDown, StoreDown.
@@ -104,7 +105,7 @@ async def one_request(
 
 
 async def begin(
-    database: Database, store: Store, incoming: Incoming, limits: Limits | None = None, *, pausable: bool = False
+    database: Pool, store: Store, incoming: Incoming, limits: Limits | None = None, *, pausable: bool = False
 ) -> Arrival:
     """The Upload's row, made before a byte of it is awaited. Raises TooManyRequests, StillArriving, DatabaseDown.
 
@@ -172,7 +173,7 @@ async def become_import(
 
 
 @asynccontextmanager
-async def finish(database: Database, upload: Upload, file: Incoming | None = None) -> AsyncGenerator[Connection, None]:
+async def finish(database: Pool, upload: Upload, file: Incoming | None = None) -> AsyncGenerator[Connection, None]:
     """The transaction in which the Upload becomes complete; what the block adds to it commits with it, or nothing does.
 
     Raises UploadFailed when the Upload was dropped, or is complete already; DatabaseDown.
@@ -182,7 +183,7 @@ async def finish(database: Database, upload: Upload, file: Incoming | None = Non
         yield tx
 
 
-async def digest(database: Database, store: Store, upload: Upload) -> bytes:
+async def digest(database: Pool, store: Store, upload: Upload) -> bytes:
     """The SHA-256 of all its bytes, however they were cut: as it was taken while they arrived, in this process.
 
     Where others have stored some of them, they are read again: the state of a hash outlives no process. Raises
@@ -197,7 +198,7 @@ async def digest(database: Database, store: Store, upload: Upload) -> bytes:
     return taken
 
 
-async def drop(database: Database, store: Store, upload: Upload) -> None:
+async def drop(database: Pool, store: Store, upload: Upload) -> None:
     """Leave nothing of an Upload that is not complete; a complete one is not touched. Logs what it could not do."""
     try:
         async with database.transaction() as tx:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import structlog
 
 from rollcall import uploads
-from rollcall.database import Database
 from rollcall.errors import StoreDown
+from rollcall.pool import Pool
 from rollcall.storage import Segment, Store, new_key, write_segment
 from rollcall.telemetry import SEGMENT_RETRIES
 from rollcall.uploads import Upload
@@ -40,7 +40,7 @@ SegmentBody = AsyncIterator[bytes] | bytes
 
 
 async def append(
-    database: Database, store: Store, upload: Upload, body: AsyncIterator[bytes], *, segment_bytes: int | None
+    database: Pool, store: Store, upload: Upload, body: AsyncIterator[bytes], *, segment_bytes: int | None
 ) -> None:
     """Store the body's bytes after those that the Upload has; `upload` then says how many it has.
 
@@ -67,7 +67,7 @@ async def append(
 
 
 async def append_what_comes(
-    database: Database, store: Store, upload: Upload, body: AsyncIterator[bytes], *, segment_bytes: int | None
+    database: Pool, store: Store, upload: Upload, body: AsyncIterator[bytes], *, segment_bytes: int | None
 ) -> None:
     """`append`, but the bytes of a body that breaks off are kept, and so are those of a call that is cancelled.
 

@@ -22,7 +22,7 @@ from itertools import pairwise
 import structlog
 
 from rollcall import imports, keys, rejects, uploads, workers
-from rollcall.database import SWEEP_LOCK, Connection, Database, lock_alone
+from rollcall.database import SWEEP_LOCK, Connection, Dialler, lock_alone
 from rollcall.storage import Store, is_key
 
 UPLOAD_LIFE = timedelta(hours=24)
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 async def sweep(
-    database: Database,
+    database: Dialler,
     store: Store,
     *,
     retention: timedelta,

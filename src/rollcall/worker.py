@@ -19,8 +19,8 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from rollcall import imports, pipeline, sweep, workers
-from rollcall.database import Connection, Database, classify, connect, connection_limit, end_sessions
+from rollcall import imports, liveness, pipeline, sweep, workers
+from rollcall.database import Connection, Dialler, classify, connect, connection_limit, end_sessions
 from rollcall.errors import DatabaseDown
 from rollcall.imports import CRASHES_MAX, LARGE_BYTES, Import, Stalled
 from rollcall.loading import retries
@@ -31,12 +31,7 @@ from rollcall.slots import Slot, admitted
 from rollcall.storage import Store, open_store
 from rollcall.telemetry import TAKEOVERS, CounterValues, where, worker_counters
 
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 20.0
-GRACE_SECONDS = 1.0
-"""Between two looks at a lock that nobody holds: the holder may just be dialling again."""
 DRAIN_SECONDS = 20.0
-PATIENCE_SECONDS = 300.0
 REDIAL_SECONDS = 0.25
 SWEEP_SECONDS = 600.0
 ONE_LOADER_BYTES = 256 << 10
@@ -58,18 +53,15 @@ async def run(settings: Settings, database_url: str, *, once: bool = False, stop
     if stop is None:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, draining.set)
-    database = Database(database_url, name="rollcall:worker")
-    try:
+    async with Dialler(database_url) as database:
         await Worker(settings, database, open_store(settings.data_dir), draining, once=once).run()
-    finally:
-        await database.close_idle()
 
 
 class Worker:
     """One process's slots and its control connection."""
 
     def __init__(
-        self, settings: Settings, database: Database, store: Store, draining: asyncio.Event, *, once: bool
+        self, settings: Settings, database: Dialler, store: Store, draining: asyncio.Event, *, once: bool
     ) -> None:
         self._settings, self._database, self._store = settings, database, store
         self._draining, self._once = draining, once
@@ -104,7 +96,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await self._disconnect()
-            await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+            await asyncio.wait(tasks, timeout=liveness.GRACE_SECONDS)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [slot.task for slot in self._slots.values() if slot.task is not None]
@@ -130,7 +122,7 @@ class Worker:
     async def _show_life(self, control: Connection) -> None:
         """Beat, when it is time to. Looking for work may be rarer than that."""
         tell_systemd("WATCHDOG=1")
-        if time.monotonic() - self._last_beat >= BEAT_SECONDS:
+        if time.monotonic() - self._last_beat >= liveness.BEAT_SECONDS:
             await workers.beat(control, self._number, self._name)
             await self.report(control)
             self._last_beat = time.monotonic()
@@ -141,10 +133,10 @@ class Worker:
         A worker that is suspected of being dead is looked at again soon, however long the interval is.
         """
         seconds = self._settings.worker_poll_interval / 1000
-        end = time.monotonic() + (min(seconds, GRACE_SECONDS) if self._seen else seconds)
+        end = time.monotonic() + (min(seconds, liveness.GRACE_SECONDS) if self._seen else seconds)
         while (left := end - time.monotonic()) > 0:
             await self._show_life(control)
-            listening = asyncio.create_task(_notified(control, min(left, BEAT_SECONDS)))
+            listening = asyncio.create_task(_notified(control, min(left, liveness.BEAT_SECONDS)))
             draining = asyncio.create_task(self._draining.wait())
             missing = self._tasks() if self._once or self._held_back else []
             try:
@@ -171,7 +163,7 @@ class Worker:
             try:
                 self._control = await self._register()
             except psycopg.Error as error:
-                if time.monotonic() - since > PATIENCE_SECONDS:
+                if time.monotonic() - since > liveness.PATIENCE_SECONDS:
                     raise DatabaseDown from error
                 await self._disconnect()
                 await asyncio.sleep(REDIAL_SECONDS)
@@ -213,15 +205,15 @@ class Worker:
         mine = [f"{job}:{attempt}" for job, attempt in self._slots]
         now, standing = time.monotonic(), set()
         self._isolating = False
-        running = await imports.list_stalled(control, self._number, mine, STALE_SECONDS)
+        running = await imports.list_stalled(control, self._number, mine, liveness.STALE_SECONDS)
         self._large &= {stalled.id for stalled in running} | {slot.job.id for slot in self._slots.values()}
         for stalled in running:
             if stalled.released:
                 why, wait = "released", 0.0
             elif not stalled.locked:
-                why, wait = "gone", GRACE_SECONDS
+                why, wait = "gone", liveness.GRACE_SECONDS
             elif stalled.stale:
-                why, wait = "stale", BEAT_SECONDS
+                why, wait = "stale", liveness.BEAT_SECONDS
             else:
                 continue
             key = (stalled.id, stalled.attempt, why, stalled.beat)
@@ -314,7 +306,7 @@ class Worker:
         if left := self._tasks():
             for task in left:
                 task.cancel()
-            await asyncio.wait(left, timeout=GRACE_SECONDS)
+            await asyncio.wait(left, timeout=liveness.GRACE_SECONDS)
         if self._control is not None and not self._slots:
             with suppress(psycopg.Error):
                 await self.report(self._control)

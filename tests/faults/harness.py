@@ -24,10 +24,11 @@ from uuid import UUID
 import psycopg
 
 from rollcall import control, imports, pipeline
-from rollcall.database import Connection, Database, connect
+from rollcall.database import Connection, Dialler, connect
 from rollcall.imports import Import
 from rollcall.loading import queue
 from rollcall.options import Options
+from rollcall.pool import Pool
 from rollcall.receive import receive
 from rollcall.records import parts
 from rollcall.settings import Settings
@@ -63,6 +64,18 @@ def part_records(count: int, rows: int = -1) -> Iterator[None]:
         yield
     finally:
         defaults["part_records"], queue.BATCH_ROWS = before
+
+
+class Database(Pool, Dialler):
+    """What an API has and what a worker has, in one."""
+
+    def __init__(self, url: str) -> None:
+        Pool.__init__(self, url)
+        Dialler.__init__(self, url)
+
+    async def __aexit__(self, *_: object) -> None:
+        await Pool.__aexit__(self)
+        await Dialler.__aexit__(self)
 
 
 @dataclass(frozen=True)

@@ -192,13 +192,13 @@ HOLES = (
         "7g",
         "a lock that is free is looked at twice",
         "test_takeover.py::test_nobody_is_judged_by_one_look[gone]",
-        ("worker.py", 'why, wait = "gone", GRACE_SECONDS', 'why, wait = "gone", 0.0'),
+        ("worker.py", 'why, wait = "gone", liveness.GRACE_SECONDS', 'why, wait = "gone", 0.0'),
     ),
     undone(
         "7h",
         "so is a beat that is old",
         "test_takeover.py::test_nobody_is_judged_by_one_look[stale]",
-        ("worker.py", 'why, wait = "stale", BEAT_SECONDS', 'why, wait = "stale", 0.0'),
+        ("worker.py", 'why, wait = "stale", liveness.BEAT_SECONDS', 'why, wait = "stale", 0.0'),
     ),
     undone(
         "7i",

@@ -28,7 +28,7 @@ FAULTS = (
         "F00 hang",
         "who does not answer is hung up on",
         "test_faults_sweep.py::test_every_statement_fails_once[hang]",
-        ("database.py", "call_later(ANSWER_SECONDS, self._break)", "call_later(600, self._break)"),
+        ("database.py", "call_later(liveness.ANSWER_SECONDS, self._break)", "call_later(600, self._break)"),
     ),
     undone(
         "F00 kill",
@@ -111,7 +111,7 @@ FAULTS = (
         "F14",
         "a database that is away is waited for",
         "test_faults.py::test_postgres_is_away",
-        ("loading/retries.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
+        ("liveness.py", "\nPATIENCE_SECONDS = 300.0", "\nPATIENCE_SECONDS = 0.1"),
     ),
     undone(
         "F16",

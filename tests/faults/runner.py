@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults.store import FaultyStore
-from rollcall import settings, telemetry, worker
+from rollcall import liveness, settings, telemetry, worker
 from rollcall.loading import part_reader, queue
 from rollcall.records import Part, parts
 
@@ -69,9 +69,9 @@ def become(environment: dict[str, str], log: str) -> None:
 def work(records: int, haste: float, *, once: bool) -> None:
     assert parts.__kwdefaults__ is not None
     parts.__kwdefaults__["part_records"], queue.BATCH_ROWS = records, -1
-    worker.BEAT_SECONDS /= haste
-    worker.STALE_SECONDS /= haste
-    worker.GRACE_SECONDS /= haste
+    liveness.BEAT_SECONDS /= haste
+    liveness.STALE_SECONDS /= haste
+    liveness.GRACE_SECONDS /= haste
     worker.ONE_LOADER_BYTES = 0
     vars(part_reader)["parts"] = deadly
     if wanted := os.environ.get("STORE_FAULT"):

@@ -19,17 +19,16 @@ import httpx
 import psycopg
 import structlog
 
-from rollcall import embedded, workers
+from rollcall import embedded, liveness, workers
 from rollcall.database import Connection, connect
 from rollcall.errors import RollcallError
 from rollcall.telemetry import where
 
 LOOK_SECONDS = 0.2
-WATCH_SECONDS = 5.0
-STALE_SECONDS = 20.0
-"""A worker that did not beat for so long, at two looks, is frozen."""
-LIVE_MISSES, FIRST_MISSES = 4, 12
-"""An API that did not answer so many looks in a row is frozen: 20 seconds, and a minute for its first answer."""
+LIVE_MISSES, FIRST_MISSES = (
+    int(seconds / liveness.BEAT_SECONDS) for seconds in (liveness.STALE_SECONDS, liveness.START_SECONDS)
+)
+"""An API that did not answer so many looks in a row is frozen."""
 BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Pauses before the restarts of a child that keeps dying; one that lived a minute begins anew."""
 LIVED_SECONDS = 60.0
@@ -129,7 +128,7 @@ async def _start(server: embedded.Server) -> None:
 async def kill_when_frozen(child: Child, frozen: Callable[[Child], Awaitable[bool]]) -> None:
     """Look at it again and again; `keep` starts it again then."""
     while True:
-        found, _ = await asyncio.gather(frozen(child), asyncio.sleep(WATCH_SECONDS))
+        found, _ = await asyncio.gather(frozen(child), asyncio.sleep(liveness.BEAT_SECONDS))
         if found:
             log.error("up.frozen", child=child.name)
             child.kill()
@@ -149,14 +148,14 @@ class WorkerWatch:
             return False
         pid = worker.process.pid
         try:
-            async with asyncio.timeout(WATCH_SECONDS):
+            async with asyncio.timeout(liveness.BEAT_SECONDS):
                 self.connection = self.connection or await connect(self.url, "rollcall:up")
                 silence = await workers.seconds_since_beat(self.connection, workers.name_of(pid))
         except (psycopg.Error, TimeoutError):
             await self.close()
             return False
         times = self.stale[1] + 1 if self.stale[0] == pid else 1
-        self.stale = (pid, times) if silence is not None and silence > STALE_SECONDS else (0, 0)
+        self.stale = (pid, times) if silence is not None and silence > liveness.STALE_SECONDS else (0, 0)
         return self.stale[1] >= 2
 
     async def close(self) -> None:
@@ -182,8 +181,8 @@ class ApiWatch:
             self.misses = (pid, 0)
         try:
             async with (
-                asyncio.timeout(WATCH_SECONDS),
-                httpx.AsyncClient(trust_env=False, timeout=WATCH_SECONDS) as http,
+                asyncio.timeout(liveness.BEAT_SECONDS),
+                httpx.AsyncClient(trust_env=False, timeout=liveness.BEAT_SECONDS) as http,
                 http.stream("GET", f"{self.url}/health/live"),
             ):
                 self.misses, self.answered = (pid, 0), pid

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from rollcall import embedded, keys
 from rollcall.cli import show
-from rollcall.database import Connection, Database
+from rollcall.database import Connection
 from rollcall.migrations import migrate
+from rollcall.pool import Pool
 from rollcall.settings import Settings
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def revoke(name: str, settings: Settings) -> None:
 def _do(settings: Settings, story: Callable[[Connection], Awaitable[T]]) -> T:
     async def run(url: str) -> T:
         await migrate(url)
-        async with Database(url) as database, database.session() as tx:
+        async with Pool(url) as database, database.session() as tx:
             return await story(tx)
 
     with _database(settings) as url:

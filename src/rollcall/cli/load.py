@@ -26,11 +26,11 @@ from rollcall import control, embedded, export, imports, telemetry, worker
 from rollcall.cli import show
 from rollcall.cli.up import database as own_database
 from rollcall.client import OPEN, Client, blocks
-from rollcall.database import Database
 from rollcall.errors import EmbeddedInUse, RollcallError, Unavailable
 from rollcall.imports import FINAL, Import
 from rollcall.migrations import migrate
 from rollcall.options import Options
+from rollcall.pool import Pool
 from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
 from rollcall.storage import Store, open_store
@@ -52,7 +52,7 @@ class Interrupted(RollcallError):
 class LocalClient:
     """What a Client does, done in this process."""
 
-    def __init__(self, database: Database, store: Store, limits: Limits, working: asyncio.Task[None]) -> None:
+    def __init__(self, database: Pool, store: Store, limits: Limits, working: asyncio.Task[None]) -> None:
         self._database, self._store, self._limits, self._working = database, store, limits, working
 
     async def send(self, file: Path, *, source: str, options: dict[str, str], sent: Callable[[int], None]) -> str:
@@ -126,7 +126,7 @@ def import_locally(file: Path, source: str, options: dict[str, str], settings: S
         stop = asyncio.Event()
         working = asyncio.create_task(worker.run(settings, url, stop=stop))
         try:
-            async with Database(url) as database:
+            async with Pool(url) as database:
                 store = open_store(settings.data_dir, reserve=embedded.reserve(settings.data_dir, url))
                 limits = Limits(arriving=settings.max_arriving_uploads, queued=settings.max_queued_imports)
                 return await import_file(file, source, options, LocalClient(database, store, limits, working))

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import httpx
 import typer
 
-from rollcall import embedded, keys, telemetry
+from rollcall import embedded, keys, liveness, telemetry
 from rollcall.cli.children import (
     LOOK_SECONDS,
     ApiWatch,
@@ -34,12 +34,12 @@ from rollcall.cli.children import (
     kill_when_frozen,
     run_until,
 )
-from rollcall.database import POOL_SIZE, Database, connection_limit
+from rollcall.database import connection_limit
 from rollcall.errors import RollcallError
 from rollcall.migrations import migrate
+from rollcall.pool import POOL_SIZE, Pool
 from rollcall.settings import BadSettings, Settings
 
-READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 CONTACT = '{"source":"demo","data":[{"name":"Zoë Ångström","email":"zoe@example.com"}]}'
 
@@ -84,7 +84,7 @@ async def refuse_public(settings: Settings, url: str) -> None:
 
 async def refuse_too_many(settings: Settings, url: str) -> None:
     """Raises BadSettings when API and worker may need more connections than the database allows; DatabaseDown."""
-    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+    async with Pool(url, name="rollcall:up") as database, database.session() as tx:
         settings.check_connections(
             await connection_limit(tx), besides=POOL_SIZE + 2
         )  # the API's pool, the one it listens on, and our own
@@ -92,7 +92,7 @@ async def refuse_too_many(settings: Settings, url: str) -> None:
 
 async def keys_made(url: str) -> bool:
     """Whether the API asks for keys. Raises DatabaseDown."""
-    async with Database(url, name="rollcall:up") as database, database.session() as tx:
+    async with Pool(url, name="rollcall:up") as database, database.session() as tx:
         return await keys.any_made(tx)
 
 
@@ -153,7 +153,7 @@ async def _prepare(settings: Settings, url: str) -> None:
 
 async def _ready(here: str, children: tuple[Child, ...], url: str) -> None:
     """Wait until the service is healthy, and say where it is. Raises StartFailed when a child dies before."""
-    end = time.monotonic() + READY_SECONDS
+    end = time.monotonic() + liveness.START_SECONDS
     async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
         while True:
             if time.monotonic() > end or any(child.process and child.process.poll() is not None for child in children):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from rollcall import ledger
-from rollcall.database import Connection, Database
+from rollcall.database import Connection, Dialler
 from rollcall.imports import Import
 from rollcall.loading.part_reader import open_parts
 from rollcall.loading.retries import with_retries
@@ -27,7 +27,7 @@ class Attempt:
     job: Import
     options: Options
     segments: list[Segment]
-    database: Database
+    database: Dialler
     store: Store
     draining: asyncio.Event
     rejects_max: int

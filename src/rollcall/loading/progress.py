@@ -12,11 +12,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from rollcall import liveness
 from rollcall.errors import NoProgress
 from rollcall.telemetry import Timings, timings
 
-NO_PROGRESS_SECONDS = 900.0
-"""Longer than the patience with a database, and than any one batch or Part takes."""
 LOOKS = 10
 """Looks in that time."""
 
@@ -28,10 +27,10 @@ async def while_it_progresses(work: Coroutine[Any, Any, None]) -> None:
     """Do the work. Raises NoProgress, what it raises, and CancelledError once it has ended."""
     task, seen, since = asyncio.ensure_future(work), _reached(timings()), time.monotonic()
     try:
-        while not (await asyncio.wait([task], timeout=NO_PROGRESS_SECONDS / LOOKS))[0]:
+        while not (await asyncio.wait([task], timeout=liveness.NO_PROGRESS_SECONDS / LOOKS))[0]:
             if (now := _reached(timings())) != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since >= NO_PROGRESS_SECONDS:
+            elif time.monotonic() - since >= liveness.NO_PROGRESS_SECONDS:
                 raise NoProgress
     except NoProgress:
         task.cancel()

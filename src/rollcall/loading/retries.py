@@ -15,14 +15,11 @@ from typing import Literal, TypeVar
 
 import psycopg
 
-from rollcall.database import Connection, Database, classify, end_sessions, to_unavailable
+from rollcall import liveness
+from rollcall.database import Connection, Dialler, classify, end_sessions, to_unavailable
 from rollcall.imports import Import
 from rollcall.telemetry import RETRIES
 
-PATIENCE_SECONDS = 300.0
-"""How long a database may be away before the work is given back."""
-FULL_PATIENCE_SECONDS = 10.0
-"""The same for one that is there but has no room: people are to hear of it soon."""
 PAUSE_SECONDS = (0.05, 0.3)
 BACK_OFF_SECONDS = 5.0
 CONTROL_SESSION = 99
@@ -41,7 +38,7 @@ class Patience:
         """Raises DatabaseDown or DatabaseFull when it has lasted too long."""
         self._since = self._since or time.monotonic()
         full = isinstance(error, psycopg.errors.DiskFull)
-        if time.monotonic() - self._since > (FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS):
+        if time.monotonic() - self._since > (liveness.FULL_PATIENCE_SECONDS if full else liveness.PATIENCE_SECONDS):
             raise to_unavailable(error) from error
         RETRIES.labels(_retry_reason(error)).inc()
         await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311  spreads retries, guards nothing
@@ -63,7 +60,7 @@ async def end_others(connection: Connection | None, job: Import, loader: int | N
             await end_sessions(connection, job.id, attempt=job.attempt, loader=loader)
 
 
-async def with_retries(database: Database, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+async def with_retries(database: Dialler, job: Import, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
     """Do a piece of this import's work on a connection of its own, again and again until the database answers.
 
     `work` must be safe to do twice. No loader of this attempt is at work: a session of one that is in the way is only

@@ -12,7 +12,7 @@ from importlib import resources
 import psycopg
 
 from rollcall.database import Connection, Incompatible, classify, connect
-from rollcall.errors import DatabaseDown, Unavailable
+from rollcall.errors import DatabaseDown, DatabaseLocked
 from rollcall.migrations.adoption import adopt
 
 MIGRATION_LOCK = 5_930_417_482_260
@@ -25,7 +25,7 @@ async def migrate(url: str, *, keep_newest: bool = False) -> list[str]:
 
     A `contacts` that was there before is adopted (see `adoption`); `keep_newest` settles its duplicates. Raises
     Incompatible when the schema is newer than this program, an applied file has changed since, or that `contacts`
-    cannot be adopted yet; DatabaseDown when there is no database; Unavailable when others hold its tables.
+    cannot be adopted yet; DatabaseDown when there is no database; DatabaseLocked when others hold its tables.
     """
     try:
         async with await connect(url, "rollcall:migrate", patient=True) as tx, tx.transaction():
@@ -35,7 +35,7 @@ async def migrate(url: str, *, keep_newest: bool = False) -> list[str]:
     except psycopg.Error as error:
         match classify(error):
             case "locked":
-                raise Unavailable(
+                raise DatabaseLocked(
                     f"For {LOCK_SECONDS} seconds others have used the tables that are to be changed; nothing was"
                     " changed. End their transactions, or try again."
                 ) from error

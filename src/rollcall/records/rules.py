@@ -167,17 +167,22 @@ def _is_invisible(character: str) -> bool:
 
 def _email_codes(values: Column) -> Column:
     """Why each of these addresses is not valid."""
-    codes = pa.array(["email_invalid"] * len(values), _STRING)
+    codes = _repeat("email_invalid", len(values))
     for code, pattern in reversed(EMAIL_REASONS.items()):
-        codes = pc.if_else(pc.match_substring_regex(values, f"(?s){pattern}"), code, codes)
+        matches = pc.match_substring_regex(values, f"(?s){pattern}")
+        codes = pc.if_else(matches, pa.scalar(code, _STRING), codes)  # without the type, pyarrow looks for pandas
     return codes
 
 
 def _rejects(record: Offsets, field: str, code: str, values: Column) -> pa.Table:
     count = len(record)
-    codes = _email_codes(_trim(values)) if code == "email_invalid" else pa.repeat(code, count)
-    columns = [pa.array(record), pa.repeat(field, count), codes, _shown(values)]
+    codes = _email_codes(_trim(values)) if code == "email_invalid" else _repeat(code, count)
+    columns = [pa.array(record), _repeat(field, count), codes, _shown(values)]
     return pa.table(columns, schema=REJECTS)
+
+
+def _repeat(text: str, count: int) -> Column:
+    return pa.array([text] * count, _STRING)
 
 
 def _faults(faults: dict[int, RecordError], first: int) -> pa.Table:

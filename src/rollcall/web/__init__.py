@@ -23,8 +23,8 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
-from rollcall.database import Database
 from rollcall.keys import Caller
+from rollcall.pool import Pool
 from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
@@ -44,7 +44,7 @@ class Service:
     one API key; `keyless_limits`: of all requests together while there is no key; `spool_dir`: where bodies that are
     judged wait, None: where the system has such files; `shown`: the counters that were shown last."""
 
-    database: Database
+    database: Pool
     store: Store
     segment_bytes: int
     body_bytes_max: int

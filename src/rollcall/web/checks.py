@@ -13,14 +13,12 @@ from collections import deque
 import psycopg
 import structlog
 
-from rollcall import contacts, workers
-from rollcall.database import Database
+from rollcall import contacts, liveness, workers
 from rollcall.errors import RollcallError, Unavailable
+from rollcall.pool import Pool
 from rollcall.storage import Store
 from rollcall.telemetry import where
 
-STALE_SECONDS = 20.0
-"""A worker shows itself every 5 seconds."""
 ANSWER_SECONDS = 2.0
 CHECKS_A_SECOND = 20
 
@@ -36,7 +34,7 @@ class NoWorker(Unavailable):
 class Checks:
     """`fault` is called by any number of requests."""
 
-    def __init__(self, database: Database, store: Store) -> None:
+    def __init__(self, database: Pool, store: Store) -> None:
         self._database, self._store = database, store
         self._running: asyncio.Task[RollcallError | None] | None = None
         self._began: deque[float] = deque(maxlen=CHECKS_A_SECOND)
@@ -68,7 +66,7 @@ class Checks:
             self._asked = "database"
             async with self._database.session() as tx:
                 await contacts.readable(tx)
-                alive = await workers.count_alive(tx, STALE_SECONDS)
+                alive = await workers.count_alive(tx, liveness.STALE_SECONDS)
             self._asked = "store"
             await self._store.check()
         except RollcallError as error:

@@ -13,12 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rollcall import imports, workers
+from rollcall import imports, liveness, workers
 from rollcall.database import Connection
 from rollcall.errors import Forbidden, ImportFailed, RollcallError, Unreadable
 from rollcall.telemetry import WORKER_METRICS, CounterValues
 from rollcall.web import CallerDep, ServiceDep
-from rollcall.web.checks import STALE_SECONDS
 
 STATES: tuple[imports.State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 OUTCOMES = ("created", "updated", "unchanged", "skipped", "duplicate", "rejected")
@@ -55,7 +54,7 @@ async def _gauges(tx: Connection) -> list[Metric]:
     by_code = {code: count for _, code, count in census if code}
     for code in sorted({*_codes(Unreadable), ImportFailed.code}):
         failed.add_metric([code], by_code.get(code, 0))
-    wait, alive = await imports.longest_wait(tx), await workers.count_alive(tx, STALE_SECONDS)
+    wait, alive = await imports.longest_wait(tx), await workers.count_alive(tx, liveness.STALE_SECONDS)
     return [
         by_state,
         failed,

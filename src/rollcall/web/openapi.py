@@ -17,6 +17,7 @@ from rollcall.errors import (
     Busy,
     DatabaseDown,
     DatabaseFull,
+    DatabaseLocked,
     Forbidden,
     HeadersTooLarge,
     IdempotencyMismatch,
@@ -41,7 +42,7 @@ Errors = tuple[type[RollcallError], ...]
 
 ANY: Errors = (InvalidInput, Forbidden, RequestTimeout, HeadersTooLarge, RollcallError, Unavailable, Busy)
 """What any request may be answered with, whatever it asks for."""
-WITH_DATA: Errors = (*ANY, Unauthorized, DatabaseDown, DatabaseFull)
+WITH_DATA: Errors = (*ANY, Unauthorized, DatabaseDown, DatabaseFull, DatabaseLocked)
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 JOB_ID = "019f0e5c-7d7a-7c3e-9f5a-3d1c0e6b7a11"

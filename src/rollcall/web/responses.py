@@ -20,9 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rollcall.database import classify
+from rollcall.database import classify, to_unavailable
 from rollcall.errors import (
-    DatabaseDown,
     InvalidInput,
     MethodNotAllowed,
     NotFound,
@@ -167,7 +166,7 @@ def _on_database(request: Request, error: Exception) -> Response:
         return on_error(request, TooSlow().with_traceback(error.__traceback__))
     if classify(error) == "fault":
         raise error
-    return on_error(request, DatabaseDown().with_traceback(error.__traceback__))
+    return on_error(request, to_unavailable(error).with_traceback(error.__traceback__))
 
 
 class Requests:

@@ -19,9 +19,10 @@ import psycopg
 import structlog
 
 from rollcall import imports
-from rollcall.database import Database, connect
+from rollcall.database import connect
 from rollcall.errors import NotFound, RollcallError
 from rollcall.imports import FINAL, Import, Progress
+from rollcall.pool import Pool
 
 POLL_SECONDS = 0.25
 PAUSE_SECONDS = 0.02
@@ -46,7 +47,7 @@ class _Waiter:
 class Watch:
     """Runs as one task (`run`); `wait` is called by any number of others."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Pool) -> None:
         self._database = database
         self._waiting: dict[UUID, set[_Waiter]] = {}
         self._anybody = asyncio.Event()

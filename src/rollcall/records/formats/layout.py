@@ -96,6 +96,8 @@ def _lines(text: bytes) -> Iterable[bytes]:
 
 
 def _is_object(line: bytes) -> bool:
+    if not line.endswith(b"}"):  # as every line of an array that has a comma behind its object
+        return False
     try:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:
