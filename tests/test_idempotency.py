@@ -12,13 +12,15 @@ import httpx
 import psycopg
 import pytest
 
-from rollcall import keys, liveness
+from rollcall import keys, liveness, turns
+from rollcall.database import SENDER_LOCK_CLASS, connect
 from rollcall.pool import Pool
 from service import Process, api, objects, rows, served, until
 
 CSV = b"name,email\nAlice,alice@example.com\n"
 JSON = {"source": "crm", "data": [{"name": "Alice", "email": "alice@example.com"}]}
-STREAM = {"Content-Type": "text/csv", "X-Source": "crm", "Idempotency-Key": "one"}
+NO_KEY = {"Content-Type": "text/csv", "X-Source": "crm"}
+STREAM = NO_KEY | {"Idempotency-Key": "one"}
 
 
 @pytest.fixture
@@ -62,6 +64,36 @@ async def test_fifty_at_once_are_one_import(client: httpx.AsyncClient, database_
 
     assert len(set(await asyncio.gather(*(post() for _ in range(50))))) == 1
     one_import(database_url, tmp_path)
+
+
+async def test_turns_of_one_sender_hold_no_connection(client: httpx.AsyncClient, database_url: str) -> None:
+    """Another process counts what the sender has under way: all of its requests here wait, and nobody else does."""
+    async with await connect(database_url, "test") as another:
+        await another.execute("select pg_advisory_lock(%s, hashtext(''))", (SENDER_LOCK_CLASS,))
+        posts = [asyncio.create_task(client.post("/import", content=CSV, headers=NO_KEY)) for _ in range(60)]
+
+        async def one_waits() -> bool:
+            waiting = "select from pg_locks where not granted and classid = %s"
+            return bool(await (await another.execute(waiting, (SENDER_LOCK_CLASS,))).fetchall())
+
+        await until(one_waits)
+        async with asyncio.timeout(2):
+            assert (await client.get("/contacts", params={"limit": 1})).status_code == 200
+    assert {answer.status_code for answer in await asyncio.gather(*posts)} == {200}
+
+
+async def test_turns_end_for_those_who_wait_too_long(
+    client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
+    async with await connect(database_url, "test") as another:
+        await another.execute("select pg_advisory_lock(%s, hashtext(''))", (SENDER_LOCK_CLASS,))
+        first = asyncio.create_task(client.post("/import", content=CSV, headers=NO_KEY))
+        await until(lambda: len(turns._turns) > 0)
+        second = await client.post("/import", content=CSV, headers=NO_KEY)
+        assert (second.status_code, second.json()["code"]) == (503, "SERVER_BUSY")
+    assert (await first).status_code == 200
+    assert not turns._turns
 
 
 async def test_the_same_request_is_one_import_in_every_form(

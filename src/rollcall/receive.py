@@ -44,6 +44,7 @@ from rollcall.pool import Pool
 from rollcall.segment_writer import append
 from rollcall.storage import Store, open_segments
 from rollcall.telemetry import RECEIVED_BYTES
+from rollcall.turns import turn
 from rollcall.uploads import Incoming, Upload
 from rollcall.waiting import in_thread, to_the_end
 
@@ -107,20 +108,19 @@ async def one_request(
 async def begin(
     database: Pool, store: Store, incoming: Incoming, limits: Limits | None = None, *, pausable: bool = False
 ) -> Arrival:
-    """The Upload's row, made before a byte of it is awaited. Raises TooManyRequests, StillArriving, DatabaseDown.
+    """The Upload's row, made before a byte of it is awaited. Raises TooManyRequests, StillArriving, Busy, DatabaseDown.
 
     `pausable`: it comes in several requests, and silence between them is no death (`uploads.resume`).
     """
     upload, first, dropped = Upload(imports.new_id()), None, list[str]()
-    async with database.transaction() as tx:
+    async with turn(incoming.created_by), database.transaction() as tx:
         await uploads.lock_sender(tx, incoming.created_by)
         if incoming.idempotency_key is not None:
             first, dropped = await _first(tx, incoming.created_by, incoming.idempotency_key)
         if limits is not None:
             await _admit(tx, incoming.created_by, limits, queues=first is None)
-        if first is not None:
-            incoming = Incoming(created_by=incoming.created_by)
-        await uploads.create(tx, upload.id, incoming, pausable=pausable)
+        kept = incoming if first is None else Incoming(created_by=incoming.created_by)
+        await uploads.create(tx, upload.id, kept, pausable=pausable)
     await store.delete_many(dropped)
     return Arrival(database, store, upload, incoming.created_by, first)
 
