@@ -1,6 +1,6 @@
-"""The HTTP service: settings → database, store, routes. `create` builds it, `serve` runs it until SIGTERM.
+"""The HTTP service. `create` builds it from settings, database and store; `serve` runs it until SIGTERM.
 
-The worker is another process; this one only takes files in and answers questions.
+It receives files and answers queries. The worker that loads them is another process.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from rollcall.web.head import Head
 from rollcall.web.http_protocol import Connection, raise_file_limit
 
 GRACE_SECONDS = 8
-"""After SIGTERM: what a request under way is given until it is cancelled."""
+"""How long a running request may take after SIGTERM before it is cancelled."""
 CLEANUP_SECONDS = 5
 KEYLESS_LIMIT = 1000
-"""Uploads that arrive and imports that are queued while there is no key, unless the settings say otherwise."""
+"""Arriving uploads, and queued imports, while there is no key and the settings do not say otherwise."""
 
 
 def create(settings: Settings, *, database_url: str) -> FastAPI:
-    """The application; its database pool is open while its lifespan runs. A database that is away is no hindrance."""
+    """The application. Its lifespan opens the database pool; it starts even while the database is away."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -62,7 +62,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # the Location would be made of the Host that the client names
+        redirect_slashes=False,  # a redirect's Location would repeat the client's Host header
     )
     app.add_middleware(Head)
     app.add_middleware(Authentication, closed=not settings.loopback)
@@ -75,7 +75,7 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
 
 
 class _Server(uvicorn.Server):
-    """Tells the application that it stops, before it waits for the requests under way."""
+    """Tells the application that it stops, before it waits for running requests."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         api = cast(FastAPI, self.config.app)
@@ -85,7 +85,7 @@ class _Server(uvicorn.Server):
 
 
 def _keyless_limits(settings: Settings) -> Limits:
-    """Without keys nobody can be told from anybody else: a limit that is meant for one sender would be one for all."""
+    """Without keys all requests are one sender, so a limit meant for one sender would be a limit for all of them."""
     arriving, queued = settings.max_arriving_uploads, settings.max_queued_imports
     return Limits(
         arriving=arriving if "max_arriving_uploads" in settings.model_fields_set else max(arriving, KEYLESS_LIMIT),
@@ -94,7 +94,7 @@ def _keyless_limits(settings: Settings) -> Limits:
 
 
 def server(api: FastAPI, *, host: str = "127.0.0.1", port: int, grace_seconds: int = GRACE_SECONDS) -> uvicorn.Server:
-    """What listens. It takes nobody's word for who the client is: `X-Forwarded-*` counts for nothing."""
+    """The listening server. It ignores `X-Forwarded-*`: any client could write those headers."""
     config = uvicorn.Config(
         api,
         host=host,
@@ -112,10 +112,10 @@ def server(api: FastAPI, *, host: str = "127.0.0.1", port: int, grace_seconds: i
 
 
 def serve(settings: Settings, database_url: str) -> None:
-    """Listen until SIGTERM or SIGINT; requests under way are ended in good order. Configures the log."""
+    """Listen until SIGTERM or SIGINT, then let running requests finish. Configures the log."""
     telemetry.configure(settings.log_format)
     raise_file_limit()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps for every thread what others could use
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps freed memory for each thread
     listening = server(create(settings, database_url=database_url), host=settings.host, port=settings.port)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it is done
         listening.run()

@@ -1,4 +1,4 @@
-"""Contacts as they are listed: page after page, newest first, each bounded by rows and by bytes. Reads only."""
+"""List contacts in pages, newest first. Rows and bytes bound a page. Reads only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 from rollcall.database import Connection
 
 ROW_BYTES = 512
-"""Upper bound of what a row takes in an answer beside its texts."""
+"""Upper bound of a row's bytes in an answer, without its texts."""
 SHOWN: LiteralString = "c.id, c.name, c.email, c.source, c.attributes::text, c.imported_at, c.import_id, c.record"
 REST: LiteralString = """
    and (%(after)s::uuid is null or c.id < %(after)s)
@@ -35,13 +35,13 @@ with recursive labels as (
 select {SHOWN} from labels l join public.contacts c on c.source = l.source and c.email = lower(%(email)s)
  where true {REST}
 """
-"""An email of all Sources: one probe of the unique index for each Source. Before Postgres 18 skips within an index by
-itself, it reads the whole index for such a condition."""
+"""An email in all Sources: one probe of the unique index for each Source. Postgres before 18 has no skip scan, and
+would read the whole index for a condition on its second column alone."""
 
 
 @dataclass(frozen=True)
 class Contact:
-    """One row. `attributes` is the JSON text that Postgres writes: no parser of Python keeps every number and depth."""
+    """One row. `attributes` is Postgres' own JSON text: Python's parsers lose digits of numbers, and refuse depth."""
 
     id: UUID
     name: str
@@ -54,7 +54,7 @@ class Contact:
 
 
 class Page(NamedTuple):
-    """Some contacts, and the id after which there may be more; None: there are no more."""
+    """Some contacts, and the id after which the next page begins; None for the last page."""
 
     contacts: list[Contact]
     next: UUID | None
@@ -71,10 +71,10 @@ async def page(
     bytes_max: int,
     sources: list[str] | None = None,
 ) -> Page:
-    """Newest first, by id; `after` is the id of the last one seen. `sources`: of these only; None: of all.
+    """Newest first, by id. `after`: the id of the last contact seen. `sources`: only these; None: all.
 
-    Rows are fetched one by one, and the page ends before the row with which it would hold more than `bytes_max` bytes:
-    a row may have many megabytes of attributes, so a number of rows bounds no memory. The first row is always taken.
+    Rows are fetched one at a time, and the page ends before the row that would bring it above `bytes_max`: one row may
+    have megabytes of attributes, so `limit` alone does not bound memory. The first row is always taken.
     """
     values = {"source": source, "sources": sources, "email": email, "after": after, "limit": limit, "offset": offset}
     query = PAGE_OF_EMAIL if email is not None and source is None and sources is None else PAGE
@@ -82,7 +82,7 @@ async def page(
     size = 0
     async with tx.cursor(row_factory=class_row(Contact)) as cursor:
         rows = cast(AsyncGenerator[Contact, None], cursor.stream(query, values))
-        async with aclosing(rows):  # cancels the statement when it is left early
+        async with aclosing(rows):  # leaving early cancels the statement
             async for contact in rows:
                 texts = (contact.name, contact.email, contact.source, contact.attributes)
                 size += ROW_BYTES + sum(len(text.encode()) for text in texts)

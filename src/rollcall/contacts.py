@@ -1,8 +1,8 @@
-"""Contacts: the ways in (merge; add, for what is new). `contact_pages` lists them.
+"""Write contacts: `upsert`, and `insert_new` for rows known to be new. `contact_pages` lists them.
 
-A batch's folded rows travel as binary COPY into a temporary table. One statement finds those that are contacts already,
-changes what differs and says which are missing; those are copied into `contacts`. Counts come from returned rows, never
-from a row count of `contacts`; no constraint's name and no unique id is relied on.
+A batch's folded rows go to a temporary table by binary COPY. One statement finds those that exist, changes what differs
+and returns the Records that are missing; those are copied into `contacts`. Counts come from returned rows, never from a
+row count of `contacts`. Nothing here relies on the name of a constraint or on unique ids.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ select set_config('synchronous_commit', 'off', true), set_config('enable_hashjoi
                   and g.tgtype::integer & 1 = 1 and g.tgtype::integer & 20 > 0)
   from (select 'public.contacts'::regclass as oid) t
 """
-"""For a batch's transaction alone. `synchronous_commit`: do not wait for the disk at COMMIT; right on one Postgres
-only, where ledger and contacts share one WAL. The joins: planned without these settings, the statement that updates
-reads all of `contacts` for every batch, until there are millions of them. Then whether (source, email) is unique, and
-whether there is a trigger for each row (bit 1 of tgtype) of INSERT or UPDATE (bits 4 and 16).
+"""For a batch's transaction alone. `synchronous_commit`: COMMIT does not wait for the disk; safe only where ledger and
+contacts share one WAL. The joins: with the default settings Postgres plans the update to read all of `contacts` for
+every batch, until there are millions of them. Then: is (source, email) unique, and is there a row trigger (bit 1 of
+pg_trigger.tgtype) on INSERT or UPDATE (bits 4 and 16)?
 """
 WRITTEN: LiteralString = "select count(*) from incoming i join public.contacts c using (source, email)"
 REFUSALS = {
@@ -84,7 +84,7 @@ REFUSALS = {
     "42": "it lacks a column or an index, or another type stands in its place",
     "44": "a view's check option",
 }
-"""By the first characters of the SQLSTATE."""
+"""By the first characters of the SQLSTATE; the longest prefix that fits stands first."""
 NOT_UNIQUE = (
     "The table contacts has no unique index on (source, email) any more."
     " Create it: create unique index on public.contacts (source, email)."
@@ -94,20 +94,19 @@ TRIGGERED = (
     " Nothing of them was kept. Drop or change the trigger, and retry the import."
 )
 ENCODED_ROWS = 8192
-"""How many are encoded into one piece of memory: large pieces cost more than many."""
+"""Rows that are encoded into one block of memory. Measured: a few large blocks cost more than many small ones."""
 POSTGRES_EPOCH = 946_684_800
 
 
 class ConcurrentWrite(Exception):
-    """Somebody else wrote these contacts just now, it seems: the batch has to be tried again."""
+    """Another session seems to have written the same contacts: the batch has to be retried."""
 
 
 @dataclass(frozen=True)
 class TableState:
-    """What stands about `contacts` in the catalog when a batch begins.
+    """What the catalog says of `contacts` when a batch begins.
 
-    `unique`: the index that makes (source, email) unique is there. `triggers`: a trigger of somebody else's sees every
-    row, so it may leave some out, or change them.
+    `unique`: a unique index on (source, email) exists. `triggers`: a row trigger exists; it may drop or change rows.
     """
 
     unique: bool
@@ -116,7 +115,7 @@ class TableState:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch's folded rows."""
+    """How many of a batch's folded rows were created, updated, and so on."""
 
     created: int
     updated: int
@@ -126,8 +125,8 @@ class Outcome:
 
 
 class Ids:
-    """UUIDv7s of one loader: the time, the loader's number, then rising. So two loaders hardly meet on an index page,
-    and take turns in adding to the end of the index, which is the cheapest place."""
+    """UUIDv7s (RFC 9562) of one loader: the time, the loader's number, then a counter. Ids of one loader rise, so it
+    appends to the index; two loaders rarely write to the same page of it."""
 
     def __init__(self, loader: int) -> None:
         self._loader = loader
@@ -144,7 +143,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Rows:
-    """Contacts ready for binary COPY (a chunked array), and the Record number of each."""
+    """Contacts encoded for binary COPY, as a chunked binary array, and the Record number of each."""
 
     encoded: Column
     records: npt.NDArray[np.int64]
@@ -157,12 +156,12 @@ class Rows:
         return Rows(encoded, np.append(self.records, others.records))
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Rows:
-        """Some of them."""
+        """The rows where `chosen`, one value for each row, is true."""
         return Rows(self.encoded.filter(pa.array(chosen)), self.records[chosen])
 
 
 def encode(rows: pa.Table, ids: Ids, *, source: str, import_id: UUID) -> Rows:
-    """Make folded rows (email, name, attributes, record; one a key) ready, by COLUMNS."""
+    """Encode folded rows in the order of COLUMNS. `rows`: columns email, name, attributes, record; one row an email."""
     now = _timestamp(datetime.now(UTC))
     some = [rows.slice(at, ENCODED_ROWS) for at in range(0, rows.num_rows, ENCODED_ROWS)]
     encoded = [
@@ -182,27 +181,27 @@ def encode(rows: pa.Table, ids: Ids, *, source: str, import_id: UUID) -> Rows:
 
 
 async def prepare(tx: Connection) -> None:
-    """The temporary tables of a session that will merge."""
+    """Create the temporary table of a session that will `upsert`."""
     await tx.execute(TEMPORARY)
 
 
 async def source_is_empty(tx: Connection, source: str) -> bool:
-    """Whether there is no contact of this Source; asked so that the index answers, however many others there are."""
+    """Whether this Source has no contact. `order by email` makes Postgres use the index whatever its statistics say."""
     cursor = await tx.execute("select 1 from public.contacts where source = %s order by email limit 1", (source,))
     return await cursor.fetchone() is None
 
 
 async def begin_batch(tx: Connection) -> TableState:
-    """The settings of a batch, the one place; and what may keep `contacts` from taking it."""
+    """Set what a batch's transaction needs, and look at the state of `contacts`."""
     row = await (await tx.execute(BEGIN_BATCH)).fetchone()
     assert row is not None
     return TableState(*row[3:])
 
 
 async def insert_new(tx: Connection, rows: Rows) -> None:
-    """Bring rows in that are new: two thirds of the work of `upsert`.
+    """Insert rows that are known to be new, with a third less work than `upsert`.
 
-    Raises ConcurrentWrite when one is there already, or when the server wrote fewer than it was sent.
+    Raises ConcurrentWrite when one exists already, or when the server wrote fewer rows than it was sent.
     """
     try:
         written = await _copy(tx, "public.contacts", rows)
@@ -213,12 +212,12 @@ async def insert_new(tx: Connection, rows: Rows) -> None:
 
 
 async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool, verify: bool = False) -> Outcome:
-    """Bring rows in: new values win, blanks never erase, attributes merge; or, without `update`, the contact that is
-    there stays. A row that this very import wrote is a duplicate.
+    """Merge rows into `contacts`: new values win, blanks never erase, attributes merge. Without `update`, a contact
+    that exists stays as it is. A row that this import wrote before is a duplicate.
 
-    `exclusive`: nobody else is thought to write contacts of this Source; that saves a sixth of the work for what is
-    new. `verify`: a trigger may do as it likes, so all rows are looked for once more. Raises ConcurrentWrite when that
-    thought was wrong, or when the server has not written what it was given.
+    `exclusive`: assume that no other session writes contacts of this Source; that saves a sixth of the work for new
+    rows. `verify`: look all rows up once more, because a trigger may drop or change them. Raises ConcurrentWrite when
+    another session did write them, or when the server did not write what it was sent.
     """
     await _copy(tx, "incoming", rows)
     async with tx.cursor() as cursor:
@@ -241,7 +240,7 @@ async def upsert(tx: Connection, rows: Rows, *, update: bool, exclusive: bool, v
 
 
 def refusal(error: psycopg.Error) -> ContactsRefused | None:
-    """Why `contacts` does not take what it was given, if it is the table that refuses. Names no contact."""
+    """The error to report when the table itself refuses rows; None for any other error. Names no contact."""
     state = error.sqlstate or ""
     why = next((why for begin, why in REFUSALS.items() if state.startswith(begin)), None)
     if why is None:
@@ -250,7 +249,7 @@ def refusal(error: psycopg.Error) -> ContactsRefused | None:
 
 
 async def readable(tx: Connection) -> None:
-    """Raises what the database says when contacts cannot be read (`select 1` would not notice)."""
+    """Raises the database's error when contacts cannot be read; `select 1` would succeed without the table."""
     await tx.execute("select id from public.contacts limit 1")
 
 

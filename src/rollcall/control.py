@@ -1,4 +1,4 @@
-"""What people do to an import from outside: cancel it, retry it. Whoever works on it finds out by the fence."""
+"""Cancel and retry an import from outside. The worker that runs it learns of it from its fence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 async def cancel(database: Pool, job_id: UUID) -> None:
-    """Cancel an import in whatever state it is; returns when no further batch of it can commit."""
+    """Cancel an import in any state. When this returns, no further batch of it can commit."""
     patience = Patience()
     while True:
         async with database.session() as tx:
@@ -29,7 +29,7 @@ async def cancel(database: Pool, job_id: UUID) -> None:
                     raise
                 await tx.rollback()
                 stands = await imports.state_and_attempt(tx, job_id)
-                # Its loaders dial again after a pause: be there before them.
+                # The loaders reconnect after a pause: try again before they do.
                 if not stands or not await end_sessions(tx, job_id, attempt=stands[1]):
                     await patience.pause(error)
 
@@ -37,8 +37,8 @@ async def cancel(database: Pool, job_id: UUID) -> None:
 async def retry(database: Pool, job_id: UUID) -> None:
     """Queue a failed or cancelled import again, to go on after what is committed; any other is left as it is.
 
-    Raises ObjectMissing when its stored file was deleted, ReaderChanged when a part of it is committed that this
-    version would number otherwise.
+    Raises ObjectMissing when its stored file was deleted; ReaderChanged when Records are committed that this version
+    would number differently.
     """
     async with database.session() as tx:
         while (job := await imports.show(tx, job_id)) and job.state in ("failed", "cancelled"):

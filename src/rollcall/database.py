@@ -1,8 +1,8 @@
 """Connections, transactions, and what a database error means. Postgres 15 and later.
 
-Every connection has timeouts: nobody waits longer than a second for a lock (`end_sessions` then moves what is
-frozen), and a session that is idle inside a transaction is ended. Statements are not prepared, so that a pooler may
-stand between. No table of ours is known here.
+Every connection has timeouts: a statement waits at most a second for a lock (`end_sessions` then ends frozen sessions),
+and Postgres ends a session that is idle inside a transaction. Statements are not prepared, so a pooler may stand
+between. Knows no table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SWEEP_LOCK = 5_930_417_482_261
 LOCK_CLASS = 1_380_740_204
 """First key of the workers' session advisory locks; the second is the worker's number."""
 SENDER_LOCK_CLASS = 1_380_740_205
-"""First key of the lock under which a sender's uploads are counted; the second is the hash of its name."""
+"""First key of the lock that is held while a sender's uploads are counted; the second is the hash of its name."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -53,7 +53,7 @@ class Incompatible(RollcallError):
 
 
 class Answering(psycopg.AsyncConnection[TupleRow]):
-    """A connection that breaks when an answer is missing for too long."""
+    """A connection that closes itself when the server does not answer for ANSWER_SECONDS."""
 
     async def wait(self, gen: PQGen[Answer], *args: Any, **kwargs: Any) -> Answer:
         timer = asyncio.get_running_loop().call_later(liveness.ANSWER_SECONDS, self._break)
@@ -68,9 +68,10 @@ class Answering(psycopg.AsyncConnection[TupleRow]):
 
 
 async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool = False) -> Connection:
-    """One connection of one's own, in autocommit, with `name` (at most 63 bytes) in pg_stat_activity from the start.
+    """A new connection in autocommit; pg_stat_activity shows `name` (at most 63 bytes) from the start.
 
-    It is lost when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`.
+    It closes itself when an answer takes longer than `liveness.ANSWER_SECONDS`, unless it is `patient`. Raises
+    psycopg.Error.
     """
     kind = psycopg.AsyncConnection[TupleRow] if patient else Answering
     connection = await kind.connect(url, autocommit=True, application_name=name, prepare_threshold=None, **SOCKET)
@@ -83,8 +84,8 @@ async def connect(url: str, name: str, *, idle_seconds: int = 30, patient: bool 
 
 
 class Dialler:
-    """Connections of one's own for long work, each under a name by which others can end it. Some of those that were
-    given back are kept; `async with` closes them at its end."""
+    """Connections for long work, each with a name by which others can end it. Keeps up to IDLE_CONNECTIONS that were
+    given back; `async with` closes them."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -97,9 +98,9 @@ class Dialler:
         await self.close_idle()
 
     async def connect(self, name: str) -> Connection:
-        """A connection under this name, so that others can end it: one that was given back, or a new one.
+        """A connection with this name, by which others can end it: an idle one, or a new one.
 
-        It takes its name before anything else is said on it. Where one does not answer, none is trusted any more.
+        An idle one is renamed before it is used. If that gets no answer, all idle connections are closed.
         """
         while self._idle:
             connection = next((idle for idle in self._idle if _name(idle) == name), self._idle[-1])
@@ -109,14 +110,14 @@ class Dialler:
         return await connect(self.url, name)
 
     async def give_back(self, connection: Connection) -> None:
-        """Keep a connection, and its name, for who needs one next. What did not go well is closed instead."""
+        """Keep a connection, and its name, for the next caller of `connect`. Closes one that is not idle."""
         if len(self._idle) < IDLE_CONNECTIONS and connection.pgconn.transaction_status == TransactionStatus.IDLE:
             self._idle.append(connection)
         else:
             await connection.close()
 
     async def unname(self, prefix: str) -> None:
-        """The work is over that had names which begin so: what was given back has none of them any more."""
+        """Rename the idle connections whose name begins with `prefix`: the work of that name is over."""
         for connection in [idle for idle in self._idle if _name(idle).startswith(prefix)]:
             if connection in self._idle:
                 self._idle.remove(connection)
@@ -135,7 +136,7 @@ class Dialler:
         return True
 
     async def close_idle(self) -> None:
-        """Close those that were given back."""
+        """Close the connections that were given back."""
         while self._idle:
             await self._idle.pop().close()
 
@@ -148,11 +149,11 @@ Retry = Literal["lost", "locked", "again", "fault"]
 
 
 def classify(error: psycopg.Error, connection: Connection | None = None) -> Retry:
-    """What to do about it: the one place that decides.
+    """What to do about a database error. Only this function decides.
 
-    `lost`: the connection is gone, whatever the SQLSTATE says (25P03 is no OperationalError); connect again and look.
-    `locked`: 55P03, somebody holds what we need. `again`: the same transaction once more, after a pause.
-    `fault`: never again.
+    `lost`: the connection is gone; connect again, then look what was committed. Psycopg does not make 25P03 (the
+    session was idle in a transaction) an OperationalError, so it is named here. `locked`: another session holds a lock
+    (55P03). `again`: retry the transaction after a pause. `fault`: do not retry.
     """
     state = error.sqlstate or ""
     if connection is not None and (connection.closed or connection.broken):
@@ -169,7 +170,7 @@ def classify(error: psycopg.Error, connection: Connection | None = None) -> Retr
 
 
 def to_unavailable(error: Exception) -> DatabaseDown | DatabaseFull | DatabaseLocked:
-    """What to say when an error that may pass has not passed."""
+    """The error to raise when a retried database error did not pass."""
     if isinstance(error, psycopg.errors.DiskFull):
         return DatabaseFull()
     locked = isinstance(error, psycopg.Error) and error.sqlstate in ("55P03", "40P01", "40001")
@@ -177,7 +178,7 @@ def to_unavailable(error: Exception) -> DatabaseDown | DatabaseFull | DatabaseLo
 
 
 async def connection_limit(connection: Connection) -> int:
-    """How many connections this user may have to this database, all of them together."""
+    """The number of connections that this user may have to this database in all."""
     row = await (
         await connection.execute(
             """select least(current_setting('max_connections')::int
@@ -193,16 +194,16 @@ async def connection_limit(connection: Connection) -> int:
 
 
 async def lock_alone(connection: Connection, key: int) -> bool:
-    """Take an advisory lock for as long as the connection lives; False while another one has it."""
+    """Take a session advisory lock, held until the connection closes; False while another session has it."""
     row = await (await connection.execute("select pg_try_advisory_lock(%s)", (key,))).fetchone()
     return bool(row and row[0])
 
 
 async def end_sessions(connection: Connection, job_id: UUID, *, attempt: int, loader: int | None = None) -> int:
-    """End the sessions of an import up to `attempt`, of every loader or of one; how many there were.
+    """End the sessions of an import's attempts up to `attempt`, of one loader or of all; how many there were.
 
-    A client that is frozen in the middle of a COPY is moved by no timeout. Outside any transaction: inside one,
-    pg_stat_activity stands still.
+    No timeout of Postgres ends a session whose client freezes in the middle of a COPY. Call it outside a transaction:
+    inside one, pg_stat_activity is a snapshot.
     """
     row = await (
         await connection.execute(

@@ -1,11 +1,11 @@
-"""The rejected Records of an import, as they are handed out: pages, and files of all of them. For HTTP and commands.
+"""The rejected Records of an import as pages and as files, for HTTP and for commands.
 
-    csv      the file's own columns and separator, to be mended and sent again (`records.reject_file`)
-    records  the same as NDJSON: one object a Record, its types as they were
-    ndjson   the account of each: record, field, code, message, value, raw
+    csv      the columns and separator of the original, to be corrected and sent again (`records.reject_file`)
+    records  the same as NDJSON: one object for each Record, types kept
+    ndjson   the reason for each: record, field, code, message, value, raw
 
-What is not stored is found again: the file is read once more by the import's Plan. A file holds as many as were
-counted, or breaks off. Of all that is held, bytes bound it: a page, and while a file is written one block of it.
+Rejects that are not stored are found again: the stored file is read once more by the import's Plan. A reject file has
+as many Records as were counted, or breaks off. Memory is bounded in bytes: one page, or one block of a file.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ Write = Callable[[list[Reject]], bytes]
 
 PAGE_ROWS = 1_000
 PAGE_BYTES = 1 << 20
-"""A page ends before the Reject that would bring it to more, but always holds one."""
+"""A page ends before the Reject that would bring it above this, but has at least one."""
 
 BLOCK_ROWS, BLOCK_BYTES = 1_000, 256 << 10
-"""So many Rejects, or bytes of theirs, are written at a time: what is held for each one that reads a file."""
+"""A block ends at either. One block is held in memory for each client that reads a file."""
 
 CELLS_MAX = 1_000_000
-"""In a CSV file of more cells the added columns stand first, and a row ends with its last value: many columns and many
-short Records would else make a file that is very much longer than the one it came from."""
+"""A CSV file of more cells has the added columns first, and a row ends with its last value. Otherwise many columns and
+many short Records would make a file far longer than the original."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """What there is of an import's Rejects. `until`: the last Record that is judged for good; up to it `total` were
-    rejected. `stored`: how many of these the database holds. `segments`: of the file, if that has to be read again.
+    """Where an import's Rejects are. `total` were rejected up to Record `until`, the last one that is committed, or
+    checked. `stored`: how many of them the database has. `segments`: of the stored file, if it has to be read again.
     """
 
     job: Import
@@ -60,12 +60,12 @@ class Rejected:
 
 
 async def find(tx: Connection, job_id: UUID, sources: list[str] | None = None) -> Rejected:
-    """Raises NotFound when there is no such import (of these Sources), and when its Rejects were deleted."""
+    """Raises NotFound when there is no such import in these Sources (None: all), or when its Rejects were deleted."""
     job = await imports.show(tx, job_id, sources)
     if job is None:
         raise NotFound("There is no import with this jobId.")
     until, total = await ledger.rejects_so_far(tx, job_id)
-    if not until:  # what a check pass has found is in no ledger
+    if not until:  # a check pass writes no ledger
         until, total = job.total or 0, job.rejected
     stored = await rejects.count(tx, job_id, until)
     segments = await uploads.segments(tx, job.upload_id) if stored < total else []
@@ -75,8 +75,8 @@ async def find(tx: Connection, job_id: UUID, sources: list[str] | None = None) -
 
 
 async def page(tx: Connection, job_id: UUID, *, after: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
-    """The stored Rejects after Record `after`, at most `limit` and PAGE_BYTES of them; and the `after` of the next
-    page, None when this is the last one.
+    """The stored Rejects after Record `after`, at most `limit` of them and PAGE_BYTES; and the `after` of the next
+    page, None for the last page.
     """
     found, more = await rejects.page(tx, job_id, after=after, limit=limit, size=PAGE_BYTES)
     return await asyncio.to_thread(_fitting, found, more)
@@ -98,11 +98,10 @@ def _fitting(found: list[Reject], more: bool) -> tuple[list[dict[str, Any]], int
 def file(
     database: Pool, store: Store, rejected: Rejected, form: Form, *, cpu_slots: asyncio.Semaphore
 ) -> AsyncGenerator[bytes, None]:
-    """All of them as a file, block by block. A stored file is read again Part by Part, each in one of
-    the `cpu_slots`.
+    """All Rejects as a file, block by block. If the stored file is read again, each Part takes one of the `cpu_slots`.
 
-    Raises ObjectMissing, Unreadable and StoreDown before the first block; later the file breaks off with them, or with
-    Unavailable when it would not hold as many as were counted: rather no file than a short one.
+    Raises ObjectMissing, Unreadable or StoreDown before the first block; after it, the file breaks off with them. It
+    breaks off with Unavailable if it would have fewer Rejects than were counted: no file is better than a short one.
     """
     job = rejected.job
     plan = Plan.from_json(job.plan) if job.plan else None
@@ -121,7 +120,7 @@ def file(
 
 
 def reads_again(rejected: Rejected) -> bool:
-    """Whether a file of them takes reading the stored file."""
+    """Whether `file` has to read the stored file again."""
     return rejected.stored < rejected.total
 
 
@@ -137,7 +136,7 @@ async def _written(
 
 
 async def _stored(database: Pool, job_id: UUID, count: int) -> AsyncGenerator[list[Reject], None]:
-    """The first `count`; no connection is held while they are sent."""
+    """The first `count` Rejects. Holds no connection while a block is sent."""
     after = 0
     while count:
         async with database.session() as tx:
@@ -161,7 +160,7 @@ async def _found_again(
 
 
 def _blocks(found: Any) -> Iterator[list[Reject]]:
-    """The rows of a table of Rejects, some at a time."""
+    """The rows of a table of Rejects in blocks."""
     block: list[Reject] = []
     size = 0
     for at in range(0, found.num_rows, 50):
@@ -185,7 +184,7 @@ async def _counted(blocks: AsyncGenerator[list[Reject], None], total: int) -> As
 
 
 def exact(reject: Reject) -> dict[str, Any]:
-    """A Reject as JSON; bytes of `raw` that are no text are written as `\\xff`."""
+    """A Reject as JSON. Bytes of `raw` that are not UTF-8 are written as `\\xff`."""
     return {
         "record": reject.record,
         "field": reject.field,
@@ -201,7 +200,7 @@ def _added(reject: Reject) -> tuple[str, str, str]:
 
 
 def writer(form: Form, plan: Plan | None, total: int) -> tuple[bytes, Write]:
-    """The beginning of the file, and what writes a block of it."""
+    """The first bytes of the file, and a function that encodes a block of it."""
     if form == "ndjson":
         return b"", lambda block: b"".join(
             orjson.dumps(exact(reject), option=orjson.OPT_APPEND_NEWLINE) for reject in block
@@ -229,10 +228,10 @@ def writer(form: Form, plan: Plan | None, total: int) -> tuple[bytes, Write]:
 
 
 def _object(reject: Reject, plan: Plan | None) -> bytes:
-    """The Record as one line of JSON, with what Rollcall adds; as text, if it is no object."""
+    """The Record as one line of JSON with Rollcall's own keys; its raw text under one key if it is not an object."""
     text = as_object(reject.raw, plan) if plan else None
     if text is None:
         text = orjson.dumps({reject_file.RAW: reject.raw.decode(errors="backslashreplace")})
     added = dict(zip(reject_file.ADDED, (reject.record, *_added(reject)[1:]), strict=True))
-    members = text.strip()[1:-1].replace(b"\r", b" ").replace(b"\n", b" ").strip()  # in strings, JSON has no line ends
+    members = text.strip()[1:-1].replace(b"\r", b" ").replace(b"\n", b" ").strip()  # JSON strings contain no line ends
     return b"{" + members + (b"," if members else b"") + orjson.dumps(added)[1:] + b"\n"

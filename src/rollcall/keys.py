@@ -1,10 +1,10 @@
-"""API keys: who may ask, and for which Sources.
+"""API keys: who may use the API, and for which Sources.
 
-A key is `rk_`, 16 hex digits that are public (its id, by which it is found and listed) and a secret of 256 random bits.
-The secret is shown once; what is stored is its SHA-256. That is enough: bcrypt and its like slow down the guessing of
-what people choose, and nobody guesses 256 bits; here they would only make every request slow.
+A key is `rk_`, a public id of 16 hex digits, and a secret of 256 random bits. The secret is shown once; its SHA-256 is
+stored. A slow hash such as bcrypt protects passwords that people choose; it adds nothing to 256 random bits, and would
+make every request slow.
 
-A revoked key stays, as a row that admits nobody: revoking the last one locks the API instead of opening it.
+The row of a revoked key stays: so revoking the last key locks the API instead of opening it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from rollcall.options import check_label
 PREFIX = "rk_"
 FORM = re.compile(PREFIX + "([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 NOBODYS = secrets.token_bytes(32)
-"""What the secret of a key with an unknown id is compared with."""
+"""Compared with the secret when the id is unknown, so that both answers take the same time."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a key's name, and the Sources it is bound to (None: it is not). Without keys, anybody."""
+    """The sender of a request: its key's name, and the Sources the key is bound to (None: all). Without keys both are
+    None.
+    """
 
     name: str | None = None
     sources: list[str] | None = None
@@ -41,7 +43,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Key:
-    """A live key as it is listed. `used_at` is right to a minute."""
+    """A live key, without its secret. `used_at` is exact to a minute."""
 
     id: str
     name: str
@@ -51,10 +53,10 @@ class Key:
 
 
 async def create(tx: Connection, name: str, sources: list[str] | None = None) -> str:
-    """A new key, the only time that it is seen.
+    """Make a key and return it; its secret cannot be shown again.
 
-    Imports, limits and Idempotency-Keys know a key by its name, so a name is never used again. Raises Conflict when it
-    was; InvalidInput when the name or a Source is none.
+    Imports, limits and Idempotency-Keys refer to a key by its name, so a name is never used again. Raises Conflict when
+    it was; InvalidInput when the name or a Source is not valid.
     """
     name, sources = check_label(name, "name"), [check_label(source) for source in sources] if sources else None
     key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
@@ -96,7 +98,7 @@ async def expire(tx: Connection, age: timedelta) -> int:
 
 
 async def live(tx: Connection) -> list[Key]:
-    """Those that are not revoked, in the order they were made."""
+    """The keys that are not revoked, in the order they were made."""
     async with tx.cursor(row_factory=class_row(Key)) as cursor:
         await cursor.execute(
             """select id, name, sources, created_at, used_at from rollcall.keys
@@ -112,7 +114,7 @@ async def any_made(tx: Connection) -> bool:
 
 
 async def caller(tx: Connection, key: str) -> Caller | None:
-    """Whose key this is; None when it is nobody's. An unknown id costs what a wrong secret costs."""
+    """The sender whose key this is; None when it is not valid. An unknown id takes as long as a wrong secret."""
     parts = FORM.fullmatch(key)
     if parts is None:
         return None

@@ -1,7 +1,7 @@
-"""The ledger: one row for every batch, written in the transaction that loads it. It alone says what is loaded.
+"""The ledger: one row for every batch, written in the transaction that loads it. Only the ledger says what is loaded.
 
-A row spans the Records `first` to `last` of one loader. A loader goes on after its highest `last`, by Record number:
-how a file is cut into Parts may change between attempts, Record numbers never do.
+A row spans the Records `first` to `last` of one loader. A loader goes on after its highest `last`. Record numbers never
+change between attempts; how the file is cut into Parts may.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def positions(tx: Connection, job_id: UUID, loaders: int) -> list[int]:
 
 
 async def has_begun(tx: Connection, job_id: UUID) -> bool:
-    """Whether anything of it is loaded."""
+    """Whether the import has committed a batch."""
     cursor = await tx.execute("select 1 from rollcall.import_parts where import_id = %s limit 1", (job_id,))
     return await cursor.fetchone() is not None
 
@@ -34,9 +34,9 @@ async def has_begun(tx: Connection, job_id: UUID) -> bool:
 async def enter(
     tx: Connection, job_id: UUID, loader: int, *, first: int, last: int, attempt: int, position: int
 ) -> bool:
-    """Begin a batch; False when this very stretch has a row already (a commit whose answer was lost).
+    """Begin a batch; False when it has a row already: it was committed, and the answer to the commit was lost.
 
-    `position`: bytes of the stored file that were read when the Part was cut.
+    `position`: bytes of the stored file that were read when its last Part was cut.
     """
     cursor = await tx.execute(
         """insert into rollcall.import_parts (import_id, loader, first, last, attempt, position)
@@ -47,7 +47,7 @@ async def enter(
 
 
 async def last_of(tx: Connection, job_id: UUID, loader: int, first: int) -> int | None:
-    """Where the batch that begins at `first` ends; None when there is none."""
+    """The last Record of the batch that begins at `first`; None when there is no such batch."""
     row = await (
         await tx.execute(
             "select last from rollcall.import_parts where import_id = %s and loader = %s and first = %s",
@@ -60,7 +60,9 @@ async def last_of(tx: Connection, job_id: UUID, loader: int, first: int) -> int 
 async def fill(
     tx: Connection, job_id: UUID, loader: int, first: int, counts: Sequence[int], by_code: dict[str, int]
 ) -> None:
-    """Write a batch's account: read, created, updated, unchanged, skipped, duplicate, rejected; these by their code."""
+    """Write the account of a batch. `counts`: read, created, updated, unchanged, skipped, duplicate, rejected.
+    `by_code`: rejected Records by code.
+    """
     await tx.execute(
         """update rollcall.import_parts set read = %s, created = %s, updated = %s, unchanged = %s, skipped = %s,
                   duplicate = %s, rejected = %s, by_code = %s
@@ -70,7 +72,10 @@ async def fill(
 
 
 async def rejects_so_far(tx: Connection, job_id: UUID) -> tuple[int, int]:
-    """The last Record of which it is committed whether it was rejected, and how many up to it were."""
+    """The last Record that loader 0 has committed, and how many Records up to it were rejected.
+
+    Loader 0 writes the Rejects of all loaders.
+    """
     row = await (
         await tx.execute(
             """select coalesce(max(last), 0), coalesce(sum(rejected), 0) from rollcall.import_parts

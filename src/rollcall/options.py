@@ -1,4 +1,4 @@
-"""What a sender may choose about an import, and what a Source is; the same in HTTP, in commands and in the database."""
+"""What a sender may choose for an import, and what a Source is; the same in HTTP, in commands and in the database."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ CHOICES = {
 }
 NAMES = (*CHOICES, "mapping", "maxRejects")
 GIVEN = ("source", "useResumable", *NAMES)
-"""All that a request may say about its import."""
+"""All names that a request may give."""
 SOURCE_LENGTH_MAX = 100
 MAPPING_LENGTH_MAX = 64 << 10
 MAPPING_NAMES_MAX = 20
 COLUMN_LENGTH_MAX = 1000
-"""A mapping is copied into every list of imports, and each of its columns is read once for every record."""
+"""Lists of imports repeat the mapping, and every Record reads each of its columns."""
 NAME_COMPARED_MAX = 40
-"""A name longer than this is no slip of the pen."""
+"""A longer name is no misspelt option."""
 IDEMPOTENCY_KEY = "Idempotency-Key"
 DRY_RUN = "dryRun"
-"""Meant by many, and there is none: who asks for it must not have the file imported for real."""
+"""Not an option, but other services have it: a sender who asks for it must not get a real import."""
 _MAX_REJECTS = re.compile(r"[0-9]{1,18}|(?:100(?:\.0{1,6})?|[0-9]{1,2}(?:\.[0-9]{1,6})?)%")
 
 
 @dataclass(frozen=True)
 class Options:
-    """`max_rejects`: a count (`"100"`) or a share of the Records read so far (`"5%"`, judged once 1,000 are read)."""
+    """`max_rejects`: a count (`"100"`), or a percentage of the Records read (`"5%"`, compared from 1,000 read on)."""
 
     on_invalid: OnInvalid = "reject"
     on_duplicate: OnDuplicate = "update"
@@ -48,7 +48,7 @@ class Options:
 
     @classmethod
     def parse(cls, given: Dict[str, str], *, on_invalid: OnInvalid = "reject") -> Self:
-        """From texts by their public names; unknown names are the caller's business.
+        """Options from texts by their public names. Ignores unknown names; the caller checks them.
 
         `mapping` is a JSON object: `{"email": "E-Mail", "name": ["First", "Last"]}`. Raises InvalidInput with one issue
         for every value that cannot be used.
@@ -77,7 +77,7 @@ class Options:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """By their public names, as stored and shown; those that were not given are left out."""
+        """The options by their public names, as stored and shown, without those that were not given."""
         mapping = self.mapping and {"email": self.mapping.email, "name": list(self.mapping.name)}
         shown = {
             "onInvalid": self.on_invalid,
@@ -90,8 +90,8 @@ class Options:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """What this or another version stored. A field that is not known is passed over; an unknown choice is taken as
-        the one that writes less; a mapping or a bound that cannot be read counts as not given."""
+        """Options as this or another version stored them. Unknown fields are ignored; an unknown choice becomes the one
+        that writes less; a mapping or limit that cannot be read counts as not given."""
         mapping, max_rejects = stored.get("mapping"), stored.get("maxRejects")
         try:
             columns = Mapping(email=mapping["email"], name=tuple(mapping["name"])) if mapping else None
@@ -106,7 +106,7 @@ class Options:
         )
 
     def too_many(self, rejected: int, read: int) -> bool:
-        """Whether this many Rejects among this many Records read so far are more than `max_rejects`."""
+        """Whether `rejected` of `read` Records are more than `max_rejects`."""
         if self.max_rejects is None:
             return False
         if self.max_rejects.endswith("%"):
@@ -115,8 +115,8 @@ class Options:
 
 
 def check_label(text: str, what: str = "source") -> str:
-    """A Source, or the name of a key, as it is stored and compared: 1 to 100 characters, no blanks around them, in
-    Unicode's composed form (NFC), so that what looks the same is the same.
+    """A Source, or the name of a key, as it is stored and compared: 1 to 100 characters, without blanks around them, in
+    Unicode's composed form (NFC, UAX #15), so that texts that look the same are equal.
 
     `what` names it in the error. Raises InvalidInput with one issue.
     """
@@ -125,7 +125,7 @@ def check_label(text: str, what: str = "source") -> str:
         raise _label_error(what, "control_character", f"{what} contains a control character. Remove it.")
     if not trimmed:
         raise _label_error(what, "too_small", f"{what} is empty: it has 1 to {SOURCE_LENGTH_MAX} characters.")
-    # Composing makes a text shorter, at most to a third, and takes the square of its length.
+    # NFC shortens a text to a third at most, and takes time quadratic in its length.
     composed = unicodedata.normalize("NFC", trimmed) if len(trimmed) <= 4 * SOURCE_LENGTH_MAX else trimmed
     if len(composed) > SOURCE_LENGTH_MAX:
         raise _label_error(what, "too_big", f"{what} has at most {SOURCE_LENGTH_MAX} characters.")
@@ -135,9 +135,9 @@ def check_label(text: str, what: str = "source") -> str:
 
 
 def nearly(name: str) -> str | None:
-    """The option that this name must have meant: it differs by case, underscores or dashes, or a letter or two.
+    """The option that this name misspells: they differ in case, underscores or dashes, or in a letter or two.
 
-    None for an option's own name, and for a name that means something else.
+    None for an option's exact name, and for any other name.
     """
     if name in GIVEN or len(name) > NAME_COMPARED_MAX:
         return None

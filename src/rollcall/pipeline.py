@@ -1,12 +1,12 @@
-"""Carry one import from its stored file to the contacts table.
+"""Run one import, from its stored file to the contacts table.
 
-    plan     what is this file, where do the loaders begin; frozen on the import the first time
-    check    only onInvalid=fail: the whole file is judged before any contact is written
-    load     Parts, dealt to loaders, each committing its batches in file order; goes on after what the ledger has
-    close    the ledger's Records are as many as the reader counted, or load again
+    plan     how the file is read and where the loaders begin; frozen on the import by its first attempt
+    check    only onInvalid=fail: check the whole file before any contact is written
+    load     deal Parts to loaders; each commits its batches in file order, after what the ledger has
+    close    succeed if the ledger has as many Records as the reader counted; load again otherwise
 
-`run_import` may be called any number of times for the same import, by anyone, after any accident: what the ledger says
-is done is not done again. No SQL, no parsing and no HTTP here.
+`run_import` is safe to call again for the same import, from any worker, after any crash: it does not repeat what the
+ledger has. No SQL, no parsing and no HTTP here.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ log = structlog.get_logger()
 async def run_import(
     job: Import, *, database: Dialler, store: Store, loaders: int, draining: asyncio.Event, rejects_max: int
 ) -> None:
-    """Work on a claimed import until it is final, or somebody else's, or given back.
+    """Work on a claimed import until it is final, is released, or belongs to another attempt.
 
-    Raises only DatabaseDown, when not even the giving back could be log_fields.
+    Raises only DatabaseDown, when it could not write down even the release.
     """
     start_timings()
     try:
@@ -91,12 +91,12 @@ async def _work(
 
 
 async def plan_of(attempt: Attempt, loaders: int) -> LoadPlan:
-    """What stands on the import, or a new plan, written down before anything is loaded by it."""
+    """The plan on the import; or a new one, committed before anything is loaded. Raises Fenced."""
     job, options = attempt.job, attempt.options
     if job.plan is not None:
         return LoadPlan.from_json(job.plan)
 
-    def look() -> tuple[Plan, tuple[str, ...]]:
+    def inspect_file() -> tuple[Plan, tuple[str, ...]]:
         with attempt.open_file() as stream:
             plan = inspect(stream, format=options.format, mapping=options.mapping)
         if loaders == 1:
@@ -104,7 +104,7 @@ async def plan_of(attempt: Attempt, loaders: int) -> LoadPlan:
         with attempt.open_file() as stream:
             return plan, divide(sample_emails(stream, plan), loaders)
 
-    file, begins = await asyncio.to_thread(look)
+    file, begins = await asyncio.to_thread(inspect_file)
     plan = LoadPlan(file, begins, await attempt.ask(lambda tx: contacts.source_is_empty(tx, job.source)))
     if not await attempt.ask(lambda tx: imports.freeze(tx, job, plan.to_json())):
         raise Fenced
@@ -112,7 +112,7 @@ async def plan_of(attempt: Attempt, loaders: int) -> LoadPlan:
 
 
 async def close(attempt: Attempt, total: int) -> None:
-    """Succeed; Rewind when the ledger has fewer Records than were read (a crash of Postgres took some back)."""
+    """Succeed. Raises Rewind when the ledger has fewer Records than were read: a crash of Postgres took some back."""
     job = attempt.job
     if await attempt.ask(lambda tx: imports.close(tx, job, total)):
         log.info("import.succeeded", import_id=str(job.id), attempt=job.attempt, **timings().log_fields())
@@ -125,8 +125,7 @@ async def close(attempt: Attempt, total: int) -> None:
 
 
 async def release(database: Dialler, job: Import, stop: Draining | Unavailable, draining: asyncio.Event) -> None:
-    """Give it back. What stood still, or needed more memory than there is, counts as an attempt that crashed: the
-    fourth in a row that committed nothing is the last."""
+    """Release the import. NoProgress and OutOfMemory count as a crash: the fourth in a row without a batch ends it."""
     log.info("import.released", import_id=str(job.id), attempt=job.attempt, code=stop.code)
     why = (stop.code, str(stop)) if isinstance(stop, Unavailable) else ()
     if why:
@@ -137,7 +136,7 @@ async def release(database: Dialler, job: Import, stop: Draining | Unavailable, 
 
 
 async def fail(database: Dialler, job: Import, code: str, message: str) -> None:
-    """End it with a reason; what is committed stays."""
+    """End the import as failed; what is committed stays."""
     if await with_retries(database, job, lambda tx: imports.fail(tx, job, code, message)):
         log_failure(job, code)
     else:

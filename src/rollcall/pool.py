@@ -1,7 +1,6 @@
-"""Connections for requests: taken for a moment, and given back. A worker has none; it dials its own (`database`).
+"""A pool of connections for HTTP requests. Workers have none; they open their own (`database`).
 
-Whoever waits for a request's answer is told soon: no statement takes longer than STATEMENT_SECONDS, no connection is
-waited for longer than POOL_WAIT_SECONDS.
+A request fails soon: a statement takes at most STATEMENT_SECONDS, and waiting for a connection POOL_WAIT_SECONDS.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from rollcall.errors import DatabaseDown
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
 POOL_RECONNECT_SECONDS = 2.0
-"""The pool's pauses between tries double up to this; then the next request tries anew. Its own five minutes would keep
-a service down that long after its database."""
+"""The pool doubles its pauses between tries up to this; then the next request tries again. The pool's default of five
+minutes would keep the service down that long after its database is back."""
 STATEMENT_SECONDS = 15
 
 
 class Pool:
-    """At most POOL_SIZE connections, under one name. Opened with `async with`."""
+    """At most POOL_SIZE connections with one name. Open it with `async with`."""
 
     def __init__(self, url: str, *, name: str = "rollcall") -> None:
         self.url = url

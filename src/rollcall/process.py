@@ -1,4 +1,4 @@
-"""What a worker asks of its process and says to its supervisor: how memory is kept, that it is alive. Linux, glibc."""
+"""How a worker's process keeps memory, and how it tells systemd that it is alive. Linux, glibc."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ LARGE_BLOCK_BYTES, KEPT_BYTES = 2 << 20, 16 << 20
 
 
 def share_memory() -> None:
-    """Arrow takes its memory from malloc; malloc has two arenas for all threads, and gives large blocks back at once.
+    """Make Arrow use malloc, with two arenas for all threads, and malloc return large blocks to the system at once.
 
-    As they come, each thread keeps what others could use, and what was freed lies between what was not: half of the
-    worker's memory. Smaller blocks given back would cost it time.
+    With the defaults each thread keeps freed memory that others could use, and memory fragments: measured, half of the
+    worker's memory. Returning smaller blocks as well would cost time.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     with suppress(AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MALLOPT_ARENA_MAX, 2)
         mallopt(MALLOPT_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        mallopt(MALLOPT_TRIM_THRESHOLD, KEPT_BYTES)  # with the other one set, it would stay at 128 KiB
+        mallopt(MALLOPT_TRIM_THRESHOLD, KEPT_BYTES)  # setting M_MMAP_THRESHOLD stops its adjustment: 128 KiB
 
 
 def tell_systemd(state: str) -> None:
-    """By the protocol of sd_notify(3), for `WatchdogSec=`. Nobody listens if systemd did not start this process."""
+    """Send `state` by the protocol of sd_notify(3), for `WatchdogSec=`. Does nothing if systemd did not start us."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
             telling.sendto(state.encode(), address.replace("@", "\0", 1))

@@ -1,8 +1,8 @@
-"""Rejects: the Records that did not pass, with the reason and their own bytes.
+"""Rejects: the Records that broke a rule, with the reason and their raw bytes.
 
-Written by loader 0 in the batch's transaction, so that a Reject is there exactly when it is counted. Of an import only
-the first are stored, as many as whoever writes them lets in; how many there are of each code is in the ledger, and all
-of them are in the stored file.
+Loader 0 writes them in its batch's transaction, so a Reject is stored exactly when it is counted. Only the first of an
+import are stored, up to a limit that the caller keeps. The ledger has the number of each code; `export` finds the rest
+in the stored file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rollcall.database import Connection
 
 @dataclass(frozen=True)
 class Reject:
-    """One row; `raw` is the Record as it stands in the file."""
+    """One row. `raw`: the Record's bytes in the file."""
 
     record: int
     field: str | None
@@ -34,7 +34,7 @@ class Reject:
 
 
 async def add(tx: Connection, job_id: UUID, found: pa.Table) -> None:
-    """Store Rejects (columns record, field, code, value, raw)."""
+    """Store Rejects. `found`: columns record, field, code, value, raw."""
     data = await asyncio.to_thread(_encode, job_id, found)
     await binary_copy.copy(
         tx, "copy rollcall.rejects (import_id, record, field, code, value, raw) from stdin (format binary)", [data]
@@ -47,20 +47,20 @@ def _encode(job_id: UUID, found: pa.Table) -> Column:
 
 
 def by_code(found: pa.Table) -> dict[str, int]:
-    """How many of these Rejects there are of each code."""
+    """The number of these Rejects by code."""
     counted: Any = pc.value_counts(found["code"])
     codes, counts = counted.flatten()
     return dict(zip(codes.to_pylist(), counts.to_pylist(), strict=True))
 
 
 async def clear(tx: Connection, job_id: UUID, *, after: int) -> None:
-    """Forget what a check pass has found behind this Record."""
+    """Delete the Rejects after this Record, which an interrupted check pass stored."""
     await tx.execute("delete from rollcall.rejects where import_id = %s and record > %s", (job_id, after))
 
 
 async def page(tx: Connection, job_id: UUID, *, after: int, limit: int, size: int) -> tuple[list[Reject], bool]:
-    """In the order of the file, from the first Record after `after`: at most `limit`, and none after those that have
-    `size` bytes together. Also whether there may be more.
+    """Rejects in file order after Record `after`, and whether there may be more. Ends after `limit` of them, or with
+    the one that brings their raw bytes to `size`.
     """
     async with tx.cursor(row_factory=class_row(Reject)) as cursor:
         await cursor.execute(
@@ -78,7 +78,7 @@ async def page(tx: Connection, job_id: UUID, *, after: int, limit: int, size: in
 
 
 async def count(tx: Connection, job_id: UUID, until: int) -> int:
-    """How many of its first `until` Records are stored here."""
+    """How many Rejects are stored up to Record `until`."""
     row = await (
         await tx.execute("select count(*) from rollcall.rejects where import_id = %s and record <= %s", (job_id, until))
     ).fetchone()
@@ -86,9 +86,9 @@ async def count(tx: Connection, job_id: UUID, until: int) -> int:
 
 
 async def expire(tx: Connection, age: timedelta, *, limit: int) -> int:
-    """Delete some (at most `limit`) Rejects of imports that are final for so long; how many.
+    """Delete up to `limit` Rejects of imports that have been final for `age`; how many.
 
-    Goes from one import that has Rejects to the next by their key: there may be many more imports that have none.
+    Steps through the primary key from one import with Rejects to the next: far more imports have none.
     """
     rows = await (
         await tx.execute(

@@ -1,9 +1,9 @@
-"""What a worker runs beside what: small imports never wait behind large ones, nor one sender behind another.
+"""Which imports a worker runs together: small ones never wait behind large ones, nor one sender behind another.
 
-    one large import      above LARGE_BYTES, or found to be so by what is read of it, however small it is stored
+    one large import      above LARGE_BYTES, or as soon as more than that is read of it, unpacked
     four fifths at most   of the slots for imports above SMALL_BYTES, and for those of one API key
 
-Decides only. Who claims, runs and gives back is the worker.
+Only decides. The worker claims, runs and releases.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from rollcall.imports import LARGE_BYTES, SMALL_BYTES, Import
 
 FEWEST = 4
-"""Of fewer slots than these none is kept free."""
+"""A worker with fewer slots keeps none free."""
 LARGE_ROWS_BYTES = 2 * LARGE_BYTES
-"""What the Records of a text of LARGE_BYTES take as columns, roughly."""
+"""Roughly the memory that the Records of LARGE_BYTES of text take as columns."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """An attempt under way. `stop` makes it give its import back; `read`: bytes of its Records so far, as columns."""
+    """A running attempt. `stop` makes it release its import. `read`: bytes of its Records so far, as columns."""
 
     job: Import
     large: bool
@@ -32,7 +32,7 @@ class Slot:
     task: asyncio.Task[None] | None = None
 
     def grown(self, count: int) -> bool:
-        """Count what was read; True at the moment when it turns out to be large."""
+        """Add to `read`; True once, when the import turns out to be large."""
         self.read += count
         grown = not self.large and self.read > LARGE_ROWS_BYTES
         self.large = self.large or grown
@@ -40,7 +40,7 @@ class Slot:
 
 
 def admitted(slots: Collection[Slot], count: int) -> tuple[int | None, list[str]]:
-    """How many bytes the next import may have (None: any), and whose it may not be, with `count` slots in all."""
+    """What a worker with `count` slots may claim next: up to how many bytes (None: any), and not of which senders."""
     most = count - max(1, count // 5) if count >= FEWEST else count
     senders = Counter(slot.job.created_by for slot in slots if slot.job.created_by is not None)
     full = [name for name, running in senders.items() if running >= most]

@@ -1,4 +1,4 @@
-"""Logs and metrics: what an operator sees. One line an event on stderr, JSON or for people; Prometheus metrics.
+"""Logs and metrics, for operators: one line for each event on stderr, as JSON or for people; Prometheus metrics.
 
 The API's figures are its process's own. A worker has no port: what it counts (WORK) goes to the database with its beat
 and is shown by the API, summed over all workers there ever were. What an import took is also log_fields in the log, at
@@ -105,14 +105,14 @@ _TIMINGS: ContextVar[Timings] = ContextVar("effort")
 
 
 def start_timings() -> Timings:
-    """An attempt at an import begins in this task."""
+    """Start the Timings of an attempt in this task, and in the tasks and threads that it starts."""
     effort = Timings()
     _TIMINGS.set(effort)
     return effort
 
 
 def timings() -> Timings:
-    """Of the attempt under way; outside of one, of nothing."""
+    """Timings of the current attempt; a throw-away object outside one."""
     return _TIMINGS.get(None) or Timings()
 
 
@@ -124,7 +124,7 @@ def add_seconds(stage: Stage, seconds: float) -> None:
 
 @contextmanager
 def timed(stage: Stage) -> Iterator[None]:
-    """The block's seconds, also when it fails."""
+    """Add the seconds of the block, also when it raises."""
     began = time.perf_counter()
     try:
         yield

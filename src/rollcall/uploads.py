@@ -1,10 +1,10 @@
-"""Uploads and their Segments: which bytes arrived and under which keys they lie in the store.
+"""Uploads and their Segments: which bytes have arrived, and under which keys the store has them.
 
-A Segment's row (`pending`) is committed before its object is written, and turns `durable` after: an object without a
-row, or a durable row without an object, can only be an accident, and is found.
+A Segment's row (`pending`) is committed before its object is written, and turns `durable` after that. So an object
+without a row, or a durable row without an object, is an accident; the sweep and the reader find it.
 
-An Upload that arrives in one request is alive while its process says so (`seen_at`). One that is `pausable` may be
-silent: its sender comes again. Either is given up when nothing was heard of it for a day, however old it is.
+The process that receives an Upload in one request renews its `seen_at`. A `pausable` Upload may be silent between its
+requests. The sweep deletes either after a day without a sign of life.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SENDER_LOCK_WAIT = "10s"
 
 @dataclass(frozen=True)
 class Incoming:
-    """What a sender says about a file. `created_by`: its API key by name; without keys, None is one sender.
+    """What a sender says about a file. `created_by`: the name of its API key; None: the one sender without keys.
 
-    `name`, `content_type`: of the file, for people only. `idempotency_key`: of this sender, 1 to 255 characters.
+    `name`, `content_type`: of the file, shown to people only. `idempotency_key`: 1 to 255 characters, of this sender.
     """
 
     name: str | None = None
@@ -40,10 +40,10 @@ class Incoming:
 
 @dataclass
 class Upload:
-    """An Upload that this process appends to: its durable bytes are `length`.
+    """An Upload that this process appends to. `length`: its durable bytes.
 
-    `sha256` (of hashlib) has taken in exactly those, or is None when another process stored some of them. `keys`: of
-    all objects that this process may have written for it.
+    `sha256`: a hashlib object over exactly these bytes; None when another process stored some of them. `keys`: all
+    objects that this process may have written for it.
     """
 
     id: UUID
@@ -54,7 +54,7 @@ class Upload:
 
 
 async def create(tx: Connection, upload_id: UUID, incoming: Incoming, *, pausable: bool = False) -> None:
-    """An Upload whose bytes begin to arrive. `pausable`: in several requests, with pauses of any length."""
+    """Insert an Upload before its first byte arrives. `pausable`: it comes in several requests, with pauses."""
     await tx.execute(
         """insert into rollcall.uploads
              (id, state, name, content_type, created_by, idempotency_key, pausable, created_at)
@@ -64,15 +64,15 @@ async def create(tx: Connection, upload_id: UUID, incoming: Incoming, *, pausabl
 
 
 def _file(incoming: Incoming) -> list[str | None]:
-    """Name and type, fit for a `text` column: no NUL, no lone surrogates."""
+    """Name and type without what a `text` column cannot hold: NUL, lone surrogates."""
     return [text and "".join(filter(str.isprintable, text))[:255] for text in (incoming.name, incoming.content_type)]
 
 
 async def resume(tx: Connection, upload_id: UUID) -> tuple[Upload, list[str]] | None:
-    """An Upload to be appended to after its durable bytes, and the keys of Segments that were never finished.
+    """An Upload to append to after its durable bytes, and the keys of Segments that were never finished.
 
-    Their rows are gone with this statement: delete the objects when it is committed. None: it is complete, or dropped.
-    Whoever calls this has made sure that nobody else appends to it.
+    This deletes their rows; delete their objects after the commit. None: the Upload is complete, or was dropped. The
+    caller makes sure that no other process appends to it.
     """
     row = await (
         await tx.execute(
@@ -91,10 +91,10 @@ async def resume(tx: Connection, upload_id: UUID) -> tuple[Upload, list[str]] | 
 
 
 async def lock_sender(tx: Connection, created_by: str | None) -> None:
-    """Until the transaction ends nobody else counts what this sender has under way.
+    """Take the lock that is held while a sender's uploads are counted, until the transaction ends.
 
-    Bursts wait for each other here, longer than for other locks; so the transaction is kept short, and its COMMIT does
-    not wait for the disk: what is written next, the first Segment's row, makes it durable too or is refused.
+    Requests of one burst wait for each other here, longer than for other locks. So the transaction is short, and its
+    COMMIT does not wait for the disk: the commit of the first Segment's row makes it durable too.
     """
     await tx.execute(
         """select set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'off', true),
@@ -104,7 +104,8 @@ async def lock_sender(tx: Connection, created_by: str | None) -> None:
 
 
 async def count_arriving(tx: Connection, created_by: str | None, silence: timedelta) -> int:
-    """This sender's Uploads on their way, paused ones too; not those of one request, silent for `silence`."""
+    """This sender's arriving Uploads, paused ones included; not those of a single request without a sign of life for
+    `silence`."""
     row = await (
         await tx.execute(
             """select count(*) from rollcall.uploads where state = 'arriving' and created_by is not distinct from %s
@@ -116,7 +117,7 @@ async def count_arriving(tx: Connection, created_by: str | None, silence: timede
 
 
 async def touch(tx: Connection, upload_ids: Collection[UUID]) -> None:
-    """Their bytes still come. One that is locked is being completed or dropped, and is not waited for."""
+    """Note that their bytes still arrive. Skips a locked one: it is being completed or dropped."""
     await tx.execute(
         """update rollcall.uploads set seen_at = clock_timestamp()
             where id in (select id from rollcall.uploads where id = any(%s) for no key update skip locked)""",
@@ -127,7 +128,7 @@ async def touch(tx: Connection, upload_ids: Collection[UUID]) -> None:
 async def find_by_idempotency_key(
     tx: Connection, created_by: str | None, idempotency_key: str, life: timedelta
 ) -> UUID | None:
-    """The Upload to which this sender gave this key; one older than `life` loses it."""
+    """The Upload that this sender sent under this key. A complete one older than `life` loses its key first."""
     await tx.execute(
         """update rollcall.uploads set idempotency_key = null
             where idempotency_key = %(key)s and (created_by = %(by)s or %(by)s::text is null and created_by is null)
@@ -145,7 +146,7 @@ async def find_by_idempotency_key(
 
 
 async def begin_segment(tx: Connection, upload_id: UUID, offset: int, key: str) -> None:
-    """A Segment is about to be written under this key. Raises UploadFailed when the Upload was dropped."""
+    """Insert the row of a Segment before its object is written. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """insert into rollcall.segments (upload_id, "offset", key, state)
            select id, %s, %s, 'pending' from rollcall.uploads where id = %s for key share
@@ -156,7 +157,7 @@ async def begin_segment(tx: Connection, upload_id: UUID, offset: int, key: str) 
 
 
 async def finish_segment(tx: Connection, upload_id: UUID, segment: Segment) -> None:
-    """A Segment is whole and durable in the store. Raises UploadFailed when the Upload was dropped."""
+    """Mark a Segment as durable, after the store has it. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """update rollcall.segments set state = 'durable', length = %s, checksums = %s
             where upload_id = %s and key = %s returning 1""",
@@ -166,9 +167,9 @@ async def finish_segment(tx: Connection, upload_id: UUID, segment: Segment) -> N
 
 
 async def complete(tx: Connection, upload: Upload, file: Incoming) -> None:
-    """All of it has arrived. `file`: its name and type, where only its body told them.
+    """Mark the Upload as complete. `file`: its name and type, where they came with the body.
 
-    Raises UploadFailed when the Upload was dropped, or when somebody else has completed it or appended to it.
+    Raises UploadFailed when the Upload was dropped, or when another process completed it or appended to it.
     """
     name, content_type = _file(file)
     cursor = await tx.execute(
@@ -184,14 +185,14 @@ async def complete(tx: Connection, upload: Upload, file: Incoming) -> None:
 
 def _require_row(row: object) -> None:
     if row is None:
-        raise UploadFailed("The upload was given up while it stood still; nothing was imported. Send it again.")
+        raise UploadFailed("The upload timed out; nothing was imported. Send it again.")
 
 
 async def drop(tx: Connection, upload_id: UUID, *, silence: timedelta | None = None) -> list[str] | None:
-    """Forget an Upload that never became whole; the keys its Segments may lie under.
+    """Delete an incomplete Upload; the keys that its Segments may have in the store.
 
-    With `silence`, only one of a single request whose process has not been heard of for that long. None: it is
-    complete, or alive, and was not touched.
+    With `silence`: only one of a single request, without a sign of life for that long. None: the Upload is complete or
+    alive, and stays.
     """
     rows = await (
         await tx.execute(
@@ -208,7 +209,7 @@ async def drop(tx: Connection, upload_id: UUID, *, silence: timedelta | None = N
 
 
 async def segments(tx: Connection, upload_id: UUID) -> list[Segment]:
-    """The durable Segments in the order of the file."""
+    """The durable Segments in file order."""
     async with tx.cursor(row_factory=class_row(Segment)) as cursor:
         await cursor.execute(
             """select key, "offset", length, checksums from rollcall.segments
@@ -219,11 +220,11 @@ async def segments(tx: Connection, upload_id: UUID) -> list[Segment]:
 
 
 async def expire(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
-    """Forget the Segments of Uploads (at most `limit`) of which every import is final for `age`; their keys.
+    """Delete the Segments of up to `limit` Uploads whose imports have all been final for `age`; their keys.
 
-    Two statements of one transaction. The first locks Upload and imports: an import that is queued again (`retry` locks
-    it), or made of the Upload meanwhile (its foreign key locks the Upload), comes first, or finds no file and is
-    refused. The second sees what came first.
+    Two statements of one transaction. The first locks the Upload and its imports. A retry locks the import, and a new
+    import of the Upload locks the Upload by its foreign key: either comes first, and the second statement sees it; or
+    it waits, finds no file and is refused.
     """
     locked = await (
         await tx.execute(
@@ -253,7 +254,7 @@ async def expire(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
 
 
 async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
-    """Forget Uploads (at most `limit`) that never became whole and were not heard of for `age`; their keys."""
+    """Delete up to `limit` incomplete Uploads without a sign of life for `age`; the keys of their Segments."""
     rows = await (
         await tx.execute(
             """with old as materialized (
@@ -268,7 +269,7 @@ async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
 
 
 async def orphans(tx: Connection, keys: list[str]) -> list[str]:
-    """Those keys under which no Segment lies, or is about to."""
+    """Those of the keys that no Segment has, neither durable nor pending."""
     rows = await (
         await tx.execute("select key from unnest(%s::text[]) key except select key from rollcall.segments", (keys,))
     ).fetchall()

@@ -1,4 +1,4 @@
-"""Wait for work that may not be left alone: a thread, or a clean-up, that goes on when its caller is cancelled.
+"""Wait for a thread or a clean-up to its end, even when the caller is cancelled meanwhile.
 
 Servers and event loops that stop cancel more than once, so one `asyncio.shield` is not enough.
 """
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a thread. A caller that is cancelled gets its CancelledError only when the thread has ended, so it
-    may close or remove what the thread was using."""
+    """Run `work` in a thread. A cancelled caller gets its CancelledError only after the thread has ended, so it may
+    close or delete what the thread used."""
     return await to_the_end(asyncio.to_thread(work, *args, **kwargs))
 
 
 async def to_the_end(work: Awaitable[T]) -> T:
-    """Await `work`, which itself is never cancelled; a caller that is cancelled meanwhile waits for its end."""
+    """Await `work` without ever cancelling it. A cancelled caller waits for its end, then gets its CancelledError."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -31,9 +31,9 @@ async def to_the_end(work: Awaitable[T]) -> T:
 
 
 async def ended(task: asyncio.Future[T]) -> None:
-    """Wait until `task` is done, whatever its outcome and however often the caller is cancelled meanwhile."""
+    """Wait until `task` is done, whatever its outcome and however often the caller is cancelled. Raises nothing."""
     while not task.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([task])
     if not task.cancelled():
-        task.exception()  # seen: asyncio logs no "exception was never retrieved"
+        task.exception()  # otherwise asyncio logs "exception was never retrieved"

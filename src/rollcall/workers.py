@@ -1,8 +1,8 @@
-"""Workers: one row and one session advisory lock for each worker process; how others tell that one is gone.
+"""Workers: one row and one session advisory lock for each worker process, by which others see that one is gone.
 
-A killed worker's lock is free at once. A frozen one keeps its lock, but its beat grows old. The beat is here and never
-in `imports`, where it would wait for the fence of the worker's own batches. What workers count is summed here too: one
-row a figure, for all of them together.
+Postgres frees a killed worker's lock at once. A frozen worker keeps its lock, but its beat grows old. The beat has its
+own table: in `imports` it would wait for the fences of the worker's own batches. The counters of all workers are summed
+here too, one row for each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rollcall.telemetry import CounterValues
 
 
 async def register(tx: Connection, name: str) -> int:
-    """A new worker's number."""
+    """Make a worker's row; its number."""
     row = await (
         await tx.execute(
             "insert into rollcall.workers (name, beat) values (%s, clock_timestamp()) returning seq", (name,)
@@ -26,13 +26,13 @@ async def register(tx: Connection, name: str) -> int:
 
 
 async def lock(tx: Connection, worker: int) -> bool:
-    """Take the worker's lock for as long as this session lives; False while an older session of its own has it."""
+    """Take the worker's lock, held until this session ends; False while an older session of the same worker has it."""
     row = await (await tx.execute("select pg_try_advisory_lock(%s, %s)", (LOCK_CLASS, worker))).fetchone()
     return bool(row and row[0])
 
 
 async def end_older_session(tx: Connection, worker: int) -> None:
-    """End this worker's own earlier control session, which the server has not yet seen to be dead."""
+    """End this worker's earlier control session, whose end the server has not noticed yet."""
     await tx.execute(
         """select pg_terminate_backend(pid) from pg_stat_activity
             where datname = current_database() and application_name = %s and pid <> pg_backend_pid()""",
@@ -41,7 +41,7 @@ async def end_older_session(tx: Connection, worker: int) -> None:
 
 
 async def beat(tx: Connection, worker: int, name: str) -> None:
-    """Say that this worker lives; on the database's clock. The row is put back if somebody removed it."""
+    """Write the worker's beat, by the database's clock. Inserts the row again if the sweep deleted it."""
     await tx.execute(
         """insert into rollcall.workers (seq, name, beat) overriding system value
            values (%s, %s, clock_timestamp()) on conflict (seq) do update set beat = excluded.beat""",
@@ -50,12 +50,12 @@ async def beat(tx: Connection, worker: int, name: str) -> None:
 
 
 async def deregister(tx: Connection, worker: int) -> None:
-    """The worker ends and works on nothing."""
+    """Delete the row of a worker that ends and holds no import."""
     await tx.execute("delete from rollcall.workers where seq = %s", (worker,))
 
 
 async def delete_dead(tx: Connection, age: timedelta) -> int:
-    """Forget workers that have been silent for so long and hold no import; how many. Who wakes up puts its row back."""
+    """Delete workers without a beat for `age` that hold no import; how many. One that wakes up inserts its row."""
     rows = await (
         await tx.execute(
             """delete from rollcall.workers w where w.beat < clock_timestamp() - %s
@@ -67,7 +67,7 @@ async def delete_dead(tx: Connection, age: timedelta) -> int:
 
 
 async def report(tx: Connection, counted: CounterValues) -> None:
-    """Add what a worker has counted to the sums. In one order, so that two workers wait for each other at most."""
+    """Add a worker's counters to the sums. Sorted, so that two workers never deadlock."""
     rises = [(*key, value) for key, value in sorted(counted.items()) if value]
     if rises:
         names, labels, values = zip(*rises, strict=True)
@@ -80,13 +80,13 @@ async def report(tx: Connection, counted: CounterValues) -> None:
 
 
 async def figures(tx: Connection) -> CounterValues:
-    """What all workers have counted, since there are workers."""
+    """The counters of all workers there ever were, summed."""
     rows = await (await tx.execute("select name, label, value from rollcall.figures")).fetchall()
     return {(name, label): value for name, label, value in rows}
 
 
 async def count_alive(tx: Connection, stale_seconds: float) -> int:
-    """Workers that have shown themselves lately."""
+    """The number of workers with a beat in the last `stale_seconds`."""
     row = await (
         await tx.execute(
             "select count(*) from rollcall.workers where beat > clock_timestamp() - make_interval(secs => %s)",
@@ -97,7 +97,7 @@ async def count_alive(tx: Connection, stale_seconds: float) -> int:
 
 
 async def seconds_since_beat(tx: Connection, name: str) -> float | None:
-    """Seconds since the worker of this name last showed itself; None when there is none."""
+    """Seconds since the last beat of the worker with this name; None when there is no such worker."""
     row = await (
         await tx.execute(
             """select extract(epoch from clock_timestamp() - beat)::float8 from rollcall.workers
@@ -109,7 +109,7 @@ async def seconds_since_beat(tx: Connection, name: str) -> float | None:
 
 
 def name_of(pid: int) -> str:
-    """What a worker process of this machine calls itself."""
+    """The name of a worker process of this machine: host and process id."""
     return f"{socket.gethostname()}:{pid}"[:200]
 
 

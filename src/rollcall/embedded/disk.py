@@ -1,7 +1,7 @@
-"""How much of a disk the server's WAL may take, and what others on that disk leave free for the server.
+"""How much of a disk the server's WAL may take, and how much others leave free on that disk.
 
-A Postgres that cannot write its WAL stops, and cannot be started until there is room again. What it needs besides are
-the contacts themselves, its temporary files, and the log.
+A Postgres that cannot write its WAL stops, and does not start until there is space again. It also needs space for the
+contacts, temporary files and its log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The folders that let nobody else in: of the server's socket, and of its data."""
+"""The private folders of the server's socket and of its data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollcall.errors import EmbeddedFailed
 
 
 def socket_dir(home: Path) -> Path:
-    """`home`/run, or a folder in /tmp where that is too long for a socket, or not plain enough for a list of them."""
+    """`home`/run; or a folder in /tmp if that is too long for a socket's path, or not plain ASCII."""
     folder = home / "run"
     if re.fullmatch(r"[\w./-]{1,90}", str(folder), re.ASCII):
         return folder
@@ -21,7 +21,10 @@ def socket_dir(home: Path) -> Path:
 
 
 def make_private(folder: Path, ids: Ids) -> None:
-    """Whoever enters this folder is superuser of the database. In /tmp somebody else may have made it first."""
+    """Make a folder that only its owner may enter: a user who reaches the socket is superuser.
+
+    Raises EmbeddedFailed when another user has made it first, as in /tmp.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), ids[0]):

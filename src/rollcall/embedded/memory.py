@@ -1,4 +1,4 @@
-"""How much memory there is, and what of it the server takes for its buffers. Linux, control groups of both versions."""
+"""How much memory there is, and how much the server takes for its buffers. Linux, control groups v1 and v2."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ GROUPS = {"": ("sys/fs/cgroup", "memory.max"), "memory": ("sys/fs/cgroup/memory"
 
 
 def shared_buffers(memory: int) -> str:
-    """The server's setting, for so many bytes of memory.
+    """The value of `shared_buffers` on a machine with `memory` bytes.
 
-    The index of addresses should fit: of every contact that is new, another page of it is read and written.
+    The index of emails should fit: every new contact reads and writes another page of it.
     """
     least, most = BUFFERS_MIB
     return f"{min(max(memory // BUFFERS_SHARE >> 20, least), most)}MB"
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes: the machine's, or what the control groups of this process (a container, a unit) are limited to."""
+    """Bytes of memory: the machine's, or the limit of this process's control groups (a container, a systemd unit)."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():

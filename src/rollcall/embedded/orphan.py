@@ -1,4 +1,4 @@
-"""The server of an owner that was killed: what is written about it, and its end."""
+"""End the server of an owner that was killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORPHAN_SECONDS = 30.0
 
 
 def pid_file(cluster: Path) -> tuple[int | None, str]:
-    """The server's process id and its state, as far as they are written."""
+    """The server's process id and state, from its postmaster.pid; None and "" where they are missing."""
     try:
         lines = (cluster / "postmaster.pid").read_text(errors="replace").splitlines()
         return int(lines[0]), lines[7].strip() if len(lines) > 7 else ""
@@ -23,8 +23,8 @@ def pid_file(cluster: Path) -> tuple[int | None, str]:
 def end(cluster: Path, interrupted: Event) -> None:
     """Wait for the server of an owner that was killed, and remove what a killed server left.
 
-    A process id proves nothing, it may be another's by now. Assumes that the caller holds the owner's lock. Leaves
-    everything as it is when it is interrupted.
+    The process id may belong to another process by now, so its command line is compared. Assumes that the caller holds
+    the owner's lock. Leaves everything as it is when interrupted.
     """
     pid, _ = pid_file(cluster)
     for number in (signal.SIGINT, signal.SIGQUIT):

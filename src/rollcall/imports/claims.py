@@ -1,4 +1,4 @@
-"""Who works on an import: claim, look, take over, freeze the Plan, fence, release."""
+"""Which attempt an import belongs to: claim, list stalled ones, take over, freeze the Plan, fence, release."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from rollcall.imports.table import Import, show
 LARGE_BYTES = 8 << 20
 """A worker runs one import above this size at a time, so that small ones never wait behind large ones."""
 SMALL_BYTES = 256 << 10
-"""A worker keeps slots for imports up to this size."""
+"""A worker keeps some slots for imports up to this size."""
 CRASHES_MAX = 4
 
 
 async def claim(
     tx: Connection, worker: int, *, bytes_max: int | None = None, without: Sequence[str] = ()
 ) -> Import | None:
-    """Begin the first queued import whose turn it is; not above `bytes_max`, not of the senders `without` by name.
+    """Claim the first queued import of up to `bytes_max` bytes, but none of the senders named in `without`; or None.
 
-    Only the first open one of its Source is a candidate: otherwise a locked older one would be overtaken. A unique
-    violation (an older import of the Source was retried at this moment) means: nothing now.
+    Only the first open import of a Source is a candidate: otherwise a newer one could overtake an older one that is
+    locked. None, too, after a unique violation: an older import of the Source was retried at this moment.
     """
     try:
         row = await (
@@ -54,14 +54,14 @@ async def claim(
 
 
 async def _won(tx: Connection, job_id: UUID, attempt: int) -> Import | None:
-    """What was claimed or taken, if it still is: who was frozen before this look must not see another's attempt."""
+    """The claimed import, or None if another attempt has begun: this process may have been frozen in between."""
     job = await show(tx, job_id)
     return job if job is not None and job.attempt == attempt else None
 
 
 @dataclass(frozen=True)
 class Stalled:
-    """A running import that is not in one of my slots, and what is known of its holder."""
+    """A running import that is in none of this worker's slots, and what is known of its worker."""
 
     id: UUID
     attempt: int
@@ -75,10 +75,11 @@ class Stalled:
 
 
 async def list_stalled(tx: Connection, worker: int, mine: list[str], stale_seconds: float) -> list[Stalled]:
-    """Running imports that somebody else should be working on; `mine` lists `id:attempt` of my slots.
+    """Running imports of other workers, and of none. `mine`: `id:attempt` of this worker's slots.
 
-    `released`: nobody's, or mine without a slot (the answer to my claim was lost). `locked`: its holder's advisory lock
-    is held. `stale`: its holder's beat stopped. `restarted`: Postgres came up after that beat.
+    `released`: no worker has it; or this one has, without a slot, because the answer to its claim was lost. `locked`:
+    its worker's advisory lock is held. `stale`: its worker's last beat is older than `stale_seconds`. `restarted`:
+    Postgres started after that beat.
     """
     async with tx.cursor(row_factory=class_row(Stalled)) as cursor:
         await cursor.execute(
@@ -108,7 +109,7 @@ with z as (
          (select coalesce(max(p.last), 0) from rollcall.import_parts p where p.import_id = j.id) as last
     from rollcall.imports j where j.id = %(id)s),
 crashed as ("""
-"""An attempt is lost: `z.crashes` are lost in a row, without a batch. CRASHES_MAX of them end the import."""
+"""An attempt is lost. `z.crashes`: attempts lost in a row without a batch; CRASHES_MAX of them end the import."""
 CRASHED: LiteralString = """(
   select 'failed' as state, z.attempt, z.crashes, null::bigint as total, 'CRASHED' as code,
          format('The worker was lost %%s times at this file, the last time after record %%s.', z.crashes, z.last)
@@ -119,10 +120,11 @@ SEEN: LiteralString = """
 
 
 async def take_over(tx: Connection, worker: int, seen: Stalled, *, counted: bool) -> Import | None:
-    """Take a running import over, if its attempt and its holder's beat are still those that were seen.
+    """Begin the next attempt at a stalled import, if its attempt and its worker's beat are still those in `seen`.
 
-    `counted`: the holder died or froze, rather than let go. The fourth lost attempt in a row that committed no batch
-    ends the import as CRASHED. Waits for frozen loaders (55P03 after a second): end their sessions and call again.
+    `counted`: the worker died or froze; it did not release the import. The fourth such attempt in a row that committed
+    no batch ends the import as CRASHED. Raises LockNotAvailable (55P03) after a second when frozen loaders hold the
+    row: end their sessions and call again.
     """
     take: LiteralString = (
         LOST
@@ -156,7 +158,7 @@ async def take_over(tx: Connection, worker: int, seen: Stalled, *, counted: bool
 
 
 async def freeze(tx: Connection, job: Import, plan: dict[str, Any]) -> bool:
-    """Write the Plan down, once; False when the import is no longer this attempt's."""
+    """Write the Plan onto the import; False when another attempt has begun, or the import has ended."""
     cursor = await tx.execute(
         "update rollcall.imports set plan = %s where id = %s and attempt = %s and state = 'running' returning 1",
         (Jsonb(plan), job.id, job.attempt),
@@ -165,7 +167,10 @@ async def freeze(tx: Connection, job: Import, plan: dict[str, Any]) -> bool:
 
 
 async def fence(tx: Connection, job: Import) -> bool:
-    """The first statement of every batch: mine still? Holds the row until the transaction ends (FOR SHARE)."""
+    """The first statement of every batch: False when another attempt has begun, or the import has ended.
+
+    FOR SHARE holds the row until the transaction ends, so a take-over waits for the batch.
+    """
     cursor = await tx.execute(
         "select 1 from rollcall.imports where id = %s and attempt = %s and state = 'running' for share",
         (job.id, job.attempt),
@@ -176,9 +181,11 @@ async def fence(tx: Connection, job: Import) -> bool:
 async def release(
     tx: Connection, job: Import, code: str | None = None, message: str | None = None, *, counted: bool = False
 ) -> None:
-    """Let go without a verdict: still running, nobody's; the next worker goes on at once. `code`: what is in the way;
-    it is shown until an attempt commits something. `counted`: as an attempt that crashed; whoever takes the fourth in a
-    row that committed nothing ends the import."""
+    """Give a running import back; the next worker takes it over at once.
+
+    `code`, `message`: why; shown until an attempt commits a batch. `counted`: counts as a crash. The worker that takes
+    it over after the fourth crash in a row without a batch ends the import.
+    """
     await tx.execute(
         """update rollcall.imports i set worker = null, error_code = %s, error_message = %s,
                   crashes = case when not %s or i.worker is null then crashes

@@ -1,6 +1,7 @@
-"""How an import ends, and how it begins again. The account is copied from the ledger in the very statement.
+"""How an import ends, and how it is queued again.
 
-Every end is written by one statement, END: success, failure, cancellation, and the last of too many crashes (`claims`).
+One statement, END, writes every end: success, failure, cancellation, and the last of too many crashes (`claims`). The
+same statement copies the account from the ledger.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ update rollcall.imports i
        read = p.read, created = p.created, updated = p.updated, unchanged = p.unchanged, skipped = p.skipped,
        duplicate = p.duplicate, rejected = p.rejected, by_code = p.by_code
   from """
-"""However an import ends, this is what is written. Follows: `p`, its account; `e`, its end; which import."""
+"""Written at every end of an import. After it come `p`, its account; `e`, its end; and a `where`."""
 LEDGER: LiteralString = "rollcall.account(%(id)s) p, "
 ENDED: LiteralString = """
   (values (%(state)s::text, null::int, %(crashes)s::int, %(total)s::bigint, %(code)s::text, %(message)s::text))
@@ -49,13 +50,13 @@ def end(
 
 
 async def close(tx: Connection, job: Import, total: int) -> bool:
-    """Succeed, if the ledger's Records are as many as the reader counted; False otherwise (see `state_and_attempt`)."""
+    """Succeed if the ledger has `total` Records; False otherwise, and when another attempt has begun."""
     succeed: LiteralString = END + LEDGER + ENDED + MINE + " and p.read = e.total" + TELL
     return await (await tx.execute(succeed, end(job, "succeeded", total=total))).fetchone() is not None
 
 
 async def fail(tx: Connection, job: Import, code: str, message: str) -> bool:
-    """End it with a reason; what is committed stays and is counted. False when it is no longer this attempt's."""
+    """Fail; what is committed stays and is counted. False when another attempt has begun, or the import has ended."""
     failed: LiteralString = END + LEDGER + ENDED + MINE + TELL
     return await (await tx.execute(failed, end(job, "failed", code=code, message=message))).fetchone() is not None
 
@@ -63,7 +64,7 @@ async def fail(tx: Connection, job: Import, code: str, message: str) -> bool:
 async def fail_check(
     tx: Connection, job: Import, code: str, message: str, *, by_code: dict[str, int], total: int
 ) -> bool:
-    """End an import whose check pass found Rejects: they are counted, nothing else was tried."""
+    """End an import whose check pass found Rejects. Only they are counted. False: see `fail`."""
     failed: LiteralString = (
         END
         + """(select %(rejected)s::bigint as read, 0 as created, 0 as updated, 0 as unchanged, 0 as skipped,
@@ -79,12 +80,11 @@ async def fail_check(
 
 
 async def cancel(tx: Connection, job_id: UUID) -> None:
-    """End it now; what is committed stays and is counted. A final import is left as it is.
+    """Cancel; what is committed stays and is counted. A final import stays as it is.
 
-    One simple-query string: a single transaction with a snapshot for each statement. The first waits for batches under
-    way, so that the second counts them; one snapshot for both would miss them. After a second it gives up: 55P03, or
-    57014 when it waited for one loader after the other (where batches overlap, no such wait is long, and none the
-    last).
+    One simple-query string: a single transaction with a snapshot for each statement. The first statement waits for
+    running batches, so the second counts them; one snapshot for both would miss them. It gives up after a second, with
+    55P03; or with 57014 when it waits for several loaders whose batches overlap, for each of them less than a second.
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(
@@ -102,9 +102,9 @@ async def cancel(tx: Connection, job_id: UUID) -> None:
 async def retry(tx: Connection, job_id: UUID) -> bool:
     """Queue a failed or cancelled import again; False when it is neither, or its stored file was deleted.
 
-    It goes on after what the ledger has, by the Plan it has; but others may have filled its Source meanwhile. When that
-    is nothing, a new Plan is made, and the Rejects of a check pass go. Locks first, as `cancel` does: a snapshot from
-    before its end would miss the last batches.
+    The import goes on after what the ledger has, with the same Plan, but without `source_was_empty`: other imports may
+    have filled the Source. If the ledger has nothing, it gets a new Plan, and the Rejects of a check pass are deleted.
+    Locks first, as `cancel` does: a snapshot from before the end would miss the last batches.
     """
     async with psycopg.AsyncClientCursor(tx) as cursor:
         await cursor.execute(

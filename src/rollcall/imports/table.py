@@ -1,4 +1,4 @@
-"""What an import is, and the statements that anybody may say: create, show, list."""
+"""What an import is, and the statements that any caller may run: create, show, list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 
 @dataclass(frozen=True)
 class Counts:
-    """Committed Records by outcome; `read` is their sum."""
+    """Committed Records by outcome. `read` is their sum."""
 
     read: int = 0
     created: int = 0
@@ -34,7 +34,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Progress:
-    """What changes while an import runs. `position`: bytes read; `ahead`: imports of its source that come first."""
+    """What changes while an import runs. `position`: bytes read. `ahead`: imports of its Source that run before it."""
 
     id: UUID
     state: State
@@ -55,12 +55,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Import:
-    """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far, or until
-    the end: of one that was not read to its end, those before the last Record that is committed.
+    """One row. The counts come from the ledger until the state is final.
 
-    `file_name`: as its sender named it, if at all. `sha256`: of the whole stored file. `same_file_as`: the latest
-    import before it of the same bytes for this Source.
-    `error_code`, `error_message`: why it failed; of a running one, why it was let go, until something is committed.
+    `position`: bytes of the stored file read so far; once final, all of them, or those up to the last committed Record.
+    `file_name`: the sender's, or None. `sha256`: of the stored file. `same_file_as`: the latest earlier import of the
+    same bytes into this Source. `error_code`, `error_message`: why it failed; while it runs, why it was released, until
+    an attempt commits a batch.
     """
 
     id: UUID
@@ -106,7 +106,7 @@ class Import:
 
     @property
     def pace(self) -> tuple[float | None, int | None]:
-        """Records a second since it began, and seconds that the rest of its bytes will take; None when not known."""
+        """Records a second since it began, and the estimated seconds for the rest of its bytes; None if not known."""
         if self.started_at is None:
             return None, None
         seconds = ((self.finished_at or datetime.now(UTC)) - self.started_at).total_seconds()
@@ -129,7 +129,7 @@ FIGURES: LiteralString = """
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
              and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead
 """
-"""What changes while an import runs: the members of Progress."""
+"""The columns of Progress."""
 REST: LiteralString = """
        i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.crashes, i.worker,
        coalesce(p.by_code, i.by_code) as by_code, i.created_by, i.created_at, i.started_at, i.finished_at,
@@ -152,11 +152,11 @@ select {FIGURES}, {REST},
        (select jsonb_object_agg(m.key, case when octet_length(m.value::text) <= %(bytes)s then m.value end)
           from jsonb_each(i.plan) m) as plan,
        case when w.waits then left(i.error_message, 2000) end as error_message {FROM}"""
-"""As SHOWN, but bounded: a member of `options` or `plan` that is longer than `bytes` is null."""
+"""SHOWN with bounded columns: a member of `options` or `plan` longer than `bytes` is null."""
 
 
 def new_id() -> UUID:
-    """A UUIDv7: in the order of the milliseconds they were made in, random beyond that."""
+    """A UUIDv7 (RFC 9562): a time in milliseconds, then random bits."""
     value = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
     return UUID(int=value & ~(0xF << 76 | 0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
@@ -172,7 +172,7 @@ async def create(
     sha256: bytes | None = None,
     created_by: str | None = None,
 ) -> None:
-    """Queue one; with its Upload's end in the same transaction. Workers are told when it commits."""
+    """Queue an import, in the transaction that completes its Upload. The commit notifies the workers."""
     await tx.execute(
         """insert into rollcall.imports
              (id, source, upload_id, bytes_total, sha256, state, options, created_by, created_at)
@@ -183,7 +183,7 @@ async def create(
 
 
 async def show(tx: Connection, job_id: UUID, sources: list[str] | None = None) -> Import | None:
-    """As it stands now, if it is of one of these Sources; None: of all."""
+    """The import as it is now, or None. `sources`: only if it is of one of these; None: of any."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
         await cursor.execute(
             SHOWN + " where i.id = %(id)s and (%(sources)s::text[] is null or i.source = any(%(sources)s))",
@@ -193,21 +193,21 @@ async def show(tx: Connection, job_id: UUID, sources: list[str] | None = None) -
 
 
 async def outline(tx: Connection, job_ids: Collection[UUID], *, member_bytes: int) -> list[Import]:
-    """Some imports as they stand now, for people. Members of `options` and `plan` above `member_bytes` are None."""
+    """Some imports as they are now, to show. Members of `options` and `plan` above `member_bytes` are None."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
         await cursor.execute(OUTLINE + " where i.id = any(%(ids)s)", {"ids": list(job_ids), "bytes": member_bytes})
         return await cursor.fetchall()
 
 
 async def progress(tx: Connection, job_ids: Collection[UUID]) -> list[Progress]:
-    """How far these imports are; those that are gone are left out."""
+    """The progress of these imports, without those that were deleted."""
     async with tx.cursor(row_factory=class_row(Progress)) as cursor:
         await cursor.execute("select " + FIGURES + FROM + " where i.id = any(%s)", (list(job_ids),))
         return await cursor.fetchall()
 
 
 async def of_upload(tx: Connection, upload_id: UUID) -> Import | None:
-    """The first one that was made of this Upload, as it stands now."""
+    """The first import of this Upload, as it is now; or None."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
         await cursor.execute(SHOWN + " where i.upload_id = %s order by i.seq limit 1", (upload_id,))
         return await cursor.fetchone()
@@ -223,7 +223,7 @@ async def page(
     member_bytes: int,
     sources: list[str] | None = None,
 ) -> list[Import]:
-    """Newest first; `before` is the `seq` of the last one seen. `sources`: of these only; None: of all.
+    """Newest first. `before`: the `seq` of the last import seen. `sources`: only these; None: all.
 
     Members of `options` and `plan` above `member_bytes` are None.
     """
@@ -248,6 +248,6 @@ async def page(
 
 
 async def state_and_attempt(tx: Connection, job_id: UUID) -> tuple[State, int] | None:
-    """State and attempt, nothing else."""
+    """The state and the attempt of an import, without its account; None if there is no such import."""
     row = await (await tx.execute("select state, attempt from rollcall.imports where id = %s", (job_id,))).fetchone()
     return (row[0], row[1]) if row else None

@@ -1,15 +1,14 @@
-"""HTTP: one resource a file. Handlers translate between requests and the floors below; they decide nothing else.
+"""HTTP: one resource in each file. Handlers translate between requests and the floors below, and decide nothing else.
 
     post_import        POST /import      imports, rejects   what became of it
     contacts           GET /contacts     health, metrics    for machines
 
-A request to import goes through `admission` (may it begin?), `body` (does it come in time?) and, by its kind, `form` or
-`envelope` with `members`; what it says besides its bytes is read by `import_request`.
+A request to import goes through `admission` (may it begin?), `body` (does it arrive in time?), then `form`, or
+`envelope` with `members`. `import_request` reads its source and options.
 
-`responses` is what all of them share: one error body, request ids, one way to write JSON. `outgoing` bounds the
-memory that answers take until they are read; `watch` and `checks` ask the database once for all requests that wait for
-an import, or ask for health. `auth` stands before them all and says who asks; `http_protocol` stands
-before that and refuses what is no honest HTTP.
+All share `responses`: one error body, request ids, JSON. `outgoing` bounds the memory of answers until clients have
+read them. `watch` and `checks` ask the database once for all requests that wait for an import, or ask for health.
+Before them, `auth` finds the sender, and `http_protocol` refuses ambiguous HTTP.
 """
 
 from __future__ import annotations
@@ -33,16 +32,17 @@ from rollcall.web.outgoing import Room
 from rollcall.web.watch import Watch
 
 READINGS = 4
-"""Stored files that are read again at the same time, for the Rejects that are not stored."""
+"""Stored files that are read again at a time, for Rejects that are not stored."""
 JUDGES = 2
-"""JSON bodies judged, and Parts of stored files read again, at the same time; each may take some hundred MiB."""
+"""JSON bodies that are checked, and Parts of stored files that are read again, at a time; each may take some hundred
+MiB."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What handlers work with. `segment_bytes`: of resumable uploads; `body_bytes_max`: of one request; `limits`: of
-    one API key; `keyless_limits`: of all requests together while there is no key; `spool_dir`: where bodies that are
-    judged wait, None: where the system has such files; `shown`: the counters that were shown last."""
+    """What handlers work with. `segment_bytes`: of resumable uploads. `body_bytes_max`: of one request. `limits`: of
+    one API key. `keyless_limits`: of all requests together while there is no key. `spool_dir`: where JSON bodies are
+    kept until they are checked; None: the system's folder. `shown`: the counters that `/metrics` showed last."""
 
     database: Pool
     store: Store
@@ -58,16 +58,16 @@ class Service:
 
     @cached_property
     def watch(self) -> Watch:
-        """Its `run` is a task of the service."""
+        """The service runs its `run` as a task."""
         return Watch(self.database)
 
     @cached_property
     def checks(self) -> Checks:
-        """What `/health` asks."""
+        """The check behind `/health`."""
         return Checks(self.database, self.store)
 
     def limits_of(self, key: str | None) -> Limits:
-        """The limits of the API key of this name; None: of those who need none."""
+        """The limits of the API key with this name; None: of requests without a key."""
         return self.limits if key is not None or self.keyless_limits is None else self.keyless_limits
 
 
@@ -77,7 +77,7 @@ def _service(request: Request) -> Service:
 
 
 def _caller(request: Request, _: Annotated[object, Security(HTTPBearer(auto_error=False))]) -> Caller:
-    """As the gate found it; the scheme is for `/openapi.json` alone."""
+    """The sender, as `auth` found it. The security scheme is only for `/openapi.json`."""
     caller: Caller = request.state.caller
     return caller
 

@@ -1,12 +1,12 @@
-"""Who asks: every request but those for health and the documentation shows an API key, once a key was ever made.
+"""API keys: once a key was made, every request needs one, except those for health and the documentation.
 
-What is not named in OPEN is closed: a route that is added later, a path that leads nowhere. The key
-comes in one `Authorization: Bearer KEY` and in no other way. Nothing is remembered of a key from one request to the
-next, so it ends with its revocation; a database that does not answer lets nobody in.
+A path that OPEN does not name needs a key; so does a route that is added later. The key comes in one header
+`Authorization: Bearer KEY` (RFC 6750) and in no other way. Every request looks the key up, so a revoked key stops
+working at once; while the database does not answer, no request is admitted.
 
-While there is no key, the browser of this machine is the way in for everybody else: a page of any site can post a form
-to a loopback address, and read the answers once its own name resolves to 127.0.0.1 (DNS rebinding). So until then every
-route, health too, answers only to a Host that is this machine's own, and to no page of another origin.
+While there is no key, any web page could use the service through a browser on this machine: it can post a form to a
+loopback address, and read answers once its own name resolves to 127.0.0.1 (DNS rebinding). So every route, health too,
+then refuses a Host other than loopback, and requests of pages of other origins.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BEARER = re.compile(rb"(?i:bearer) +([!-~]{1,100})")
 HOST = re.compile(r"(\[::1\]|[a-z0-9.-]+)(?::([0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 ASK_SECONDS = 1.0
-"""Health waits no longer than this to learn whether there is a key: a probe wants its answer."""
+"""How long health waits to learn whether there is a key; then it answers without."""
 
 
 class Authentication:
-    """`closed`: ask for a key even while none was made, because others than this machine reach the service."""
+    """`closed`: require a key even while none was made, because other machines reach the service."""
 
     def __init__(self, app: ASGIApp, *, closed: bool) -> None:
         self._app, self._closed = app, closed
@@ -68,7 +68,7 @@ class Authentication:
         raise Unauthorized
 
     async def _refuse_while_keyless(self, scope: Scope, reason: str) -> None:
-        """Health asks the database only about a request that looks foreign; when it is away, health says that."""
+        """Refuse a foreign request to an open route. While the database is away, let it pass: health reports that."""
         try:
             async with asyncio.timeout(ASK_SECONDS), scope["app"].state.service.database.session() as tx:
                 self._closed = self._closed or await keys.any_made(tx)
@@ -81,8 +81,8 @@ class Authentication:
 def foreign(scope: Scope) -> str | None:
     """Why this request may come from a page of another site, and what to do; None when it does not.
 
-    Browsers send `Host` always, `Origin` with every POST across origins, and `Sec-Fetch-Site` with every request (Fetch
-    Metadata). A request of HTTP/1.0 may have no Host; it is not a browser's.
+    Browsers always send `Host`, `Origin` with every POST across origins, and `Sec-Fetch-Site` with every request (W3C
+    Fetch Metadata). A request of HTTP/1.0 may have no Host; browsers do not send those.
     """
     hosts = [value.decode("latin-1").lower() for value in _header(scope, b"host")]
     if not all(_is_loopback(host) for host in hosts):
@@ -115,7 +115,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _same_origin(origin: str, hosts: list[str]) -> bool:
-    """Whether an Origin stands for this Host; the port that is its scheme's own may be left out (RFC 6454)."""
+    """Whether an Origin is that of this Host. Either may leave out the scheme's default port (RFC 6454)."""
     scheme, _, authority = origin.lower().partition("://")
     if scheme not in DEFAULT_PORTS:
         return False

@@ -1,7 +1,7 @@
-"""Whether this service can take and run imports, found out once for all who ask.
+"""Whether this service can take and run imports: one check for all requests that ask.
 
-One check runs at a time, however many ask and however long the database is silent: an answer comes within
-ANSWER_SECONDS, at most one session of the pool is held, and whoever asks very often is told what was found last.
+One check runs at a time, however many requests ask and however long the database is silent. So an answer comes within
+ANSWER_SECONDS, and the checks hold at most one session of the pool. Beyond CHECKS_A_SECOND the last result is answered.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NoWorker(Unavailable):
 
 
 class Checks:
-    """`fault` is called by any number of requests."""
+    """Any number of requests may call `fault`."""
 
     def __init__(self, database: Pool, store: Store) -> None:
         self._database, self._store = database, store
@@ -42,7 +42,7 @@ class Checks:
         self._asked = ""
 
     async def fault(self) -> RollcallError | None:
-        """What is in the way of imports; None when nothing is."""
+        """The error that keeps imports from running; None when there is none."""
         now = time.monotonic()
         if self._running is None or self._running.done():
             if len(self._began) == CHECKS_A_SECOND and now - self._began[0] < 1:
@@ -50,13 +50,13 @@ class Checks:
             self._began.append(now)
             self._running = asyncio.create_task(self._check())
         left = max(0.05, self._began[-1] + ANSWER_SECONDS - now)
-        # Not cancelled when it is late: ending a statement that a frozen server never answers takes seconds, too.
+        # A late check is not cancelled: psycopg would wait seconds for a frozen server to confirm that.
         done, _ = await asyncio.wait([self._running], timeout=left)
         self._last = self._running.result() if done else Unavailable(f"The {self._asked} does not answer.")
         return self._last
 
     def stop(self) -> None:
-        """The service stops."""
+        """Cancel the running check: the service stops."""
         if self._running:
             self._running.cancel()
 

@@ -1,4 +1,4 @@
-"""GET /contacts: what was imported, newest first."""
+"""GET /contacts: the imported contacts, newest first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rollcall.web.responses import PROBLEMS, Answer, Text
 router = APIRouter(tags=["contacts"])
 
 OFFSET_MAX = 10_000
-"""Rows that are skipped are read all the same; `after` costs nothing."""
+"""Postgres reads the rows that `offset` skips; `after` costs nothing."""
 
 
 class ContactShown(Answer):
@@ -65,7 +65,7 @@ async def list_contacts(
                 sources=caller.sources,
             )
 
-    # A short page has room always: slow readers of long ones hold nobody up who asks for a few contacts.
+    # A short page needs no room: slow readers of long pages never delay a request for a few contacts.
     short = limit * contact_pages.ROW_BYTES <= PIECE_BYTES
     page = await read(PIECE_BYTES) if short else None
     if page is None or (page.next and len(page.contacts) < limit):
@@ -77,7 +77,7 @@ async def list_contacts(
 
 
 def _shown(contact: Contact) -> dict[str, Any]:
-    """As it is answered. The attributes are handed on as they are stored."""
+    """A contact as JSON. The attributes are copied as Postgres wrote them, unparsed."""
     return {
         "id": contact.id,
         "name": contact.name,

@@ -1,6 +1,6 @@
-"""GET /docs: the API, to be read and tried in a browser. Every byte comes from this service: it works offline.
+"""GET /docs: Swagger UI, to read and try the API in a browser. All its files come from this service: it works offline.
 
-The page holds no data, so it and `/openapi.json` are open; what is tried in it needs the key that is entered there.
+The page has no data, so it and `/openapi.json` need no key; a request that is tried in it does.
 """
 
 from __future__ import annotations

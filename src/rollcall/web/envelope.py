@@ -2,7 +2,7 @@
 
 What it says beside its contacts is found while it arrives (`members`). A body that came whole is judged before it is
 stored, by the rules and the reader that files go through, piece by piece. Of a longer one, what it says has to stand
-before `data`: it is stored as it comes, and the worker cpu_slots it.
+before `data`: it is stored as it arrives, and the worker checks it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HEAD: what GET would answer, without its body (RFC 9110, 9.3.2)."""
+"""HEAD: the headers of the answer to GET, without its body (RFC 9110, 9.3.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Head:
-    """Asks the routes for GET, and passes on the head of what they answer."""
+    """Asks the routes for GET, and sends the status and headers of their answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,7 +24,7 @@ class Head:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         async def arriving() -> Message:
-            # A long answer, such as a file of rejects, ends when nobody reads it.
+            # Ends a long answer, such as a reject file, whose body is not sent.
             return {"type": "http.disconnect"} if started else await receive()
 
         try:

@@ -37,5 +37,5 @@ async def health(response: Response, service: ServiceDep) -> Healthy | Unhealthy
 
 @router.get("/health/live", summary="Whether this process answers")
 async def live() -> Healthy:
-    """Looks at nothing else."""
+    """Checks nothing but this process."""
     return Healthy(timestamp=datetime.now(UTC))

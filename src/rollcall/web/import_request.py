@@ -1,8 +1,8 @@
-"""What a request to import says besides its bytes: in the query, in headers, in fields of a form, in a JSON envelope.
+"""Source and options of a request to import: from the query, headers, fields of a form, or a JSON envelope.
 
-One rule for all of them: what is given is used or refused. A name that is nearly an option's is refused wherever it
-stands, for `onInvald=fail` must not import what is invalid. Other names are refused in the query; elsewhere they belong
-to the sender (a button of a form, a note in an envelope).
+Every value is used or refused. A misspelt option is refused everywhere: `onInvald=fail` must not import invalid
+Records. Other unknown names are refused in the query only; elsewhere they belong to the sender (a button of a form, a
+note in an envelope).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAME_SHOWN = 40
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What a request asks for besides its bytes; `source` as it is stored."""
+    """What a request asks for, without its bytes. `source`: as it is stored."""
 
     source: str
     options: Options
@@ -35,9 +35,9 @@ class ImportRequest:
 
 
 def parse_request(given: dict[str, Any], issues: list[dict[str, Any]] | None = None, **defaults: Any) -> ImportRequest:
-    """From `source`, `useResumable` and options by their public names. `defaults`: of `Options.parse`.
+    """Parse `source`, `useResumable` and options, given by their public names. `defaults`: for `Options.parse`.
 
-    Raises InvalidInput with one issue for every value that cannot be used, before those in `issues`.
+    Raises InvalidInput with one issue for every value that cannot be used, followed by `issues`.
     """
     source, found = source_of(given)
     resumable = given.get("useResumable", False)
@@ -57,7 +57,7 @@ def parse_request(given: dict[str, Any], issues: list[dict[str, Any]] | None = N
 
 
 def source_of(given: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """The Source as it is stored, and what is wrong with it; nothing, as a rule."""
+    """The Source as it is stored, and the issues with it, mostly none."""
     source = given.get("source")
     if source is None:
         return "", [issue("source", "required", "source is missing: say where these contacts come from.")]
@@ -70,25 +70,25 @@ def source_of(given: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def refused(issues: list[dict[str, Any]], total: int = 0) -> InvalidInput:
-    """The error that says these issues, the first 100 of them, and the first one in its own message."""
+    """The error with the first ISSUES_MAX issues and the message of the first. `total`: if more than given."""
     total = max(total, len(issues))
     more = {"issuesTotal": total} if total > ISSUES_MAX else {}
     return InvalidInput(f"The request is not valid: {issues[0]['message']}", issues=issues[:ISSUES_MAX], **more)
 
 
 def misspelt(names: Iterable[str]) -> list[dict[str, Any]]:
-    """An issue for each name that is nearly an option's."""
+    """An issue for each name that misspells an option."""
     return [_meant(name, option) for name in names if (option := nearly(name))]
 
 
 def twice(name: str) -> dict[str, Any]:
-    """The issue of an option that is given more than once in one place."""
+    """The issue for an option that is given twice in one place."""
     return issue(name, "duplicate", f"{name} is given twice. Give it once.")
 
 
 def query_of(query: bytes) -> dict[str, str]:
-    """What a query string gives. Raises InvalidInput: for a name that is not known, one that comes twice, a text that
-    is not valid UTF-8."""
+    """The values of a query string by name. Raises InvalidInput for an unknown name, a name that comes twice, and text
+    that is not UTF-8."""
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict", encoding="utf-8")
     except UnicodeError as error:
@@ -104,8 +104,8 @@ def query_of(query: bytes) -> dict[str, str]:
 
 
 def headers_of(headers: Headers) -> dict[str, str]:
-    """What the headers X-Source and X-Use-Resumable give. Raises InvalidInput, also for a header that is nearly one of
-    them, and for an option that has no header."""
+    """The values of the headers X-Source and X-Use-Resumable, by option. Raises InvalidInput, also for a header that
+    misspells one of them, and for an option that has no header."""
     ours = {*HEADERS.values(), IDEMPOTENCY_KEY.lower()}
     issues = []
     for name in dict.fromkeys(headers.keys()):
@@ -125,7 +125,7 @@ def headers_of(headers: Headers) -> dict[str, str]:
 
 
 def idempotency_key_of(headers: Headers) -> str | None:
-    """The Idempotency-Key. Raises InvalidInput."""
+    """The Idempotency-Key, 1 to 255 characters, or None. Raises InvalidInput."""
     key = _one(headers, IDEMPOTENCY_KEY, IDEMPOTENCY_KEY)
     if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX:
         text = f"Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} characters."
@@ -138,7 +138,7 @@ def _one(headers: Headers, header: str, shown: str) -> str | None:
     if len(values) > 1:
         raise refused([twice(shown)])
     try:
-        # Starlette decodes headers as Latin-1, as RFC 9110 has it for old ones; clients send UTF-8.
+        # Starlette decodes headers as Latin-1 (RFC 9110, 5.5); clients send UTF-8.
         return values[0].encode("latin-1").decode() if values else None
     except UnicodeError as error:
         raise refused([issue(shown, "invalid_utf8", f"{shown} is not valid UTF-8.")]) from error
@@ -161,5 +161,5 @@ def _unknown(name: str) -> dict[str, Any]:
 
 
 def shortened(name: str) -> str:
-    """A name of the sender's as it is said back: errors have a bound."""
+    """A sender's name, cut for an error message."""
     return name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}…"

@@ -1,6 +1,6 @@
-"""GET /metrics, for Prometheus: requests as this process saw them; all else as the database has it now.
+"""GET /metrics, for Prometheus: requests as this process counted them; everything else as the database has it now.
 
-Labels are route templates, states, codes and the like: as many as this program knows, whatever is sent to it.
+Labels are route templates, states, codes and the like, never a value that a sender chooses: their number is bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(service: ServiceDep, caller: CallerDep) -> Response:
-    """They are about all Sources: not for a key that is bound to some."""
+    """Metrics are about all Sources, so a key that is bound to some is refused."""
     if caller.sources is not None:
         raise Forbidden("This key is bound to sources, and metrics are about all of them. Use a key that is not.")
     async with service.database.session() as tx:
@@ -36,7 +36,7 @@ async def metrics(service: ServiceDep, caller: CallerDep) -> Response:
 
 
 class Found(Collector):
-    """What was found in the database at this moment."""
+    """The metrics that were read from the database for one scrape."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -76,8 +76,8 @@ async def _counters(tx: Connection, shown: CounterValues) -> list[Metric]:
 
 
 def _counter(name: str, documentation: str, label: str, found: dict[str, float], shown: CounterValues) -> Metric:
-    """Never lower than it was shown: when Postgres crashed, or a failed import is tried again, Records are read again;
-    and whoever draws a rate takes a counter that fell for one that began anew, and adds all of it."""
+    """A counter, never lower than it was shown before. Sums fall when Postgres crashed or a failed import is retried,
+    and Prometheus treats a counter that decreases as reset."""
     family = CounterMetricFamily(name, documentation, labels=[label])
     for value, sum_ in found.items():
         shown[name, value] = max(sum_, shown.get((name, value), 0.0))

@@ -1,7 +1,7 @@
-"""What `/openapi.json` says beyond FastAPI's own description: stable operation ids, examples, every error by its code.
+"""What `/openapi.json` adds to FastAPI's description: stable operation ids, examples, every error by its code.
 
-The errors of a route are those of its own and those that any request may meet. `ROUTES` names them; the tests compare
-it with the routes there are, and the answers of the contract with the schemas.
+A route has its own errors, and those of any request. `ROUTES` names them; the tests compare it with the routes, and the
+answers of the contract with the schemas.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from rollcall.errors import (
 Errors = tuple[type[RollcallError], ...]
 
 ANY: Errors = (InvalidInput, Forbidden, RequestTimeout, HeadersTooLarge, RollcallError, Unavailable, Busy)
-"""What any request may be answered with, whatever it asks for."""
+"""Errors that any request may get."""
 WITH_DATA: Errors = (*ANY, Unauthorized, DatabaseDown, DatabaseFull, DatabaseLocked)
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
@@ -96,7 +96,7 @@ TIME = "2026-11-27T09:30:00Z"
 
 @dataclass(frozen=True)
 class Route:
-    """`errors`: those of its own. `example`: of the answer 200; None: it is no JSON."""
+    """`errors`: its own; `general`: those of any request. `example`: the answer 200; None: it is not JSON."""
 
     operation: str
     example: Any
@@ -134,7 +134,7 @@ ROUTES: dict[tuple[str, str], Route] = {
 
 
 def describe(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The description that `build` makes, completed. Routes that are not in `ROUTES` are left as they are."""
+    """Complete the description that `build` makes. Leaves routes alone that are not in `ROUTES`."""
     described = build()
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
@@ -146,7 +146,7 @@ def describe(build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app.openapi` answer that, built once."""
+    """Make `app.openapi` return the completed description, built once."""
     build, found = app.openapi, dict[str, Any]()
 
     def openapi() -> dict[str, Any]:
@@ -177,7 +177,7 @@ METRIC = "# HELP rollcall_workers Workers that have shown themselves lately.\nro
 
 
 def _add(response: dict[str, Any], errors: Sequence[type[RollcallError]]) -> None:
-    """Of one status; beside what is there (`/health` has a body of its own for 503)."""
+    """Add the errors of one status to its response. Keeps what is there: `/health` has its own body for 503."""
     codes = ", ".join(f"`{error.code}`" for error in errors)
     content = response.setdefault("content", {}).setdefault("application/json", {})
     own = content.get("schema")

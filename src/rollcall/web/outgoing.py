@@ -1,8 +1,8 @@
-"""Answers on their way out: how much memory they may take, and how they are sent.
+"""Bound the memory of answers, and send them.
 
-An answer stays in memory until its reader has taken it, and a reader may be slow. `Room` bounds the bytes of all
-answers of this process together; `Body` sends one answer in pieces, because the server waits for the reader only
-between two pieces. How much one answer may hold is decided by whoever builds it (PAGE_BYTES for a page).
+An answer stays in memory until its client has read it, and a client may be slow. `Room` bounds the bytes of all answers
+of this process together. `Body` sends one answer in pieces, because uvicorn waits for the client only between two
+pieces. The code that builds an answer bounds its length (PAGE_BYTES for a page).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from rollcall.errors import Busy
 PAGE_BYTES = 1 << 20
 """A page ends before it would be longer than this."""
 ROOM_BYTES = 64 << 20
-"""All answers of one process that are longer than PIECE_BYTES."""
+"""For all answers of one process that are longer than PIECE_BYTES."""
 PIECE_BYTES = 64 << 10
 WAIT_SECONDS = 5.0
 
 
 class Room:
-    """A number of bytes that is shared out; those who ask first are served first."""
+    """A number of bytes, given out first come, first served."""
 
     def __init__(self, count: int | None = None) -> None:
         self._all = self._free = ROOM_BYTES if count is None else count
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, count: int) -> int:
-        """Take `count` bytes, or all there are; how many were taken. Raises Busy when they do not get free soon."""
+        """Take `count` bytes, at most all; how many were taken. Raises Busy after WAIT_SECONDS."""
         count = min(count, self._all)
         if not self._waiting and count <= self._free:
             self._free -= count
@@ -71,13 +71,13 @@ class Room:
 
 @dataclass
 class Held:
-    """The part of the room that one answer takes."""
+    """The bytes of a Room that one answer has taken."""
 
     room: Room = field(repr=False)
     count: int = 0
 
     async def keep(self, count: int) -> None:
-        """Hold as much as an answer of this length needs, no more; a short one needs nothing. Raises Busy."""
+        """Take or give back bytes until this answer holds `count`; none for a short answer. Raises Busy."""
         count = count if count > PIECE_BYTES else 0
         if count > self.count:
             self.count += await self.room.take(count - self.count)
@@ -87,7 +87,7 @@ class Held:
 
 
 async def _held(request: Request) -> AsyncGenerator[Held, None]:
-    """Room for one answer; what was taken is given back after the answer was sent."""
+    """Room for one answer. Gives back what was taken after the answer was sent."""
     held = Held(request.app.state.service.room)
     try:
         yield held
@@ -99,7 +99,7 @@ AnswerRoom = Annotated[Held, Depends(_held)]
 
 
 class Body(Response):
-    """A JSON answer whose bytes are there already."""
+    """A JSON answer from encoded bytes."""
 
     media_type = "application/json"
 
@@ -113,12 +113,12 @@ class Body(Response):
 
 
 def json(value: Any) -> bytes:
-    """Compact JSON; times end in Z."""
+    """Compact JSON. Times are UTC and end in Z (RFC 3339)."""
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)
 
 
 async def reply(answer: BaseModel, room: Held, headers: Mapping[str, str] | None = None) -> Body:
-    """The answer, and the room it needs."""
+    """Encode an answer and take room for it. Raises Busy."""
     body = json(answer.model_dump(by_alias=True))
     await room.keep(len(body))
     return Body(body, headers=headers)

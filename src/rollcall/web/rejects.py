@@ -1,6 +1,6 @@
-"""GET /imports/{jobId}/rejects: the Records that were not imported, each with its reason.
+"""GET /imports/{jobId}/rejects: the rejected Records, each with its reason.
 
-As pages of JSON, as far as they are stored; or all of them, as a file (`export`).
+Pages of JSON have those that are stored; a file has all of them (`export`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rollcall.web.outgoing import AnswerRoom, Body, json
 from rollcall.web.responses import PROBLEMS, Answer
 
 WAIT_SECONDS = 5.0
-"""How long a request waits for one of the others that read stored files again to end."""
+"""How long a request waits for a place among those that read stored files again."""
 
 TAKEN_SECONDS = 60.0
-"""A client that takes nothing of a file for so long is let go."""
+"""The connection of a client that reads nothing of a file for so long is closed."""
 
 router = APIRouter(tags=["imports"])
 
@@ -82,14 +82,14 @@ async def show(
         await room.keep(len(body))
         return Body(body)
     blocks = _blocks(service, found, format)
-    first = await anext(blocks, b"")  # what cannot be read is refused before the file begins; later, it breaks off
+    first = await anext(blocks, b"")  # an error here is an error answer; later, the file breaks off
     suffix, media_type = ("csv", "text/csv; charset=utf-8") if format == "csv" else ("ndjson", "application/x-ndjson")
     disposition = f'attachment; filename="rejects-{job_id}.{suffix}"'
     return Taken(_body(first, blocks), media_type=media_type, headers={"Content-Disposition": disposition})
 
 
 async def _blocks(service: Service, found: export.Rejected, form: export.Form) -> AsyncGenerator[bytes, None]:
-    """Of files that are read again, some at a time."""
+    """The blocks of a file; only some files are read again at a time. Raises Busy."""
     held = export.reads_again(found)
     if held:
         try:
@@ -115,7 +115,7 @@ async def _body(first: bytes, blocks: AsyncGenerator[bytes, None]) -> AsyncGener
 
 
 class Taken(StreamingResponse):
-    """A file whose client takes it. Nothing is made before the client has taken what was made before."""
+    """A streamed file. Makes no block before the client has read the one before; gives up after TAKEN_SECONDS."""
 
     async def stream_response(self, send: Send) -> None:
         async def taken(message: Message) -> None:

@@ -1,6 +1,6 @@
 """What every answer shares: JSON in camelCase, one error body, a request id, a line in the log and a metric.
 
-An exception nobody foresaw is answered with `INTERNAL` and nothing else; the log says its type and place.
+An unforeseen exception is answered with `INTERNAL` and nothing else; the log has its type and place.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ HEADERS: dict[type[RollcallError], dict[str, str]] = {
 ISSUES_MAX = 100
 TEXT_MAX = 1000
 PATH_MAX = 100
-"""Characters of a message, and of a name in a path: names of options and columns are the sender's to choose."""
+"""Limits in characters of a message, and of a name in a path: senders choose names of options and columns."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET = frozenset({"/health", "/health/live", "/metrics"})
-"""Asked every few seconds by machines: in the log only when they fail."""
+"""Machines ask these every few seconds: only failures are logged."""
 
 log = structlog.get_logger()
 
@@ -76,18 +76,18 @@ class Problem(Answer):
 
 
 Text = Annotated[str | None, Query(min_length=1, max_length=320, pattern=r"^[^\x00]*$")]
-"""A filter in the query; Postgres has no NUL in texts."""
+"""A filter in the query, without NUL: a text in Postgres cannot contain it."""
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem}, "5XX": {"model": Problem}}
 
 
 def issue(path: str, code: str, message: str) -> dict[str, Any]:
-    """An issue as RollcallError carries it."""
+    """An issue for RollcallError."""
     return {"path": [path], "code": code, "message": message}
 
 
 def install(app: FastAPI) -> None:
-    """Make the app answer errors in one way, and every request be counted."""
+    """Make the app answer all errors with one body, and count and log every request."""
     app.add_exception_handler(RollcallError, on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -97,13 +97,13 @@ def install(app: FastAPI) -> None:
 
 
 async def wait_for_requests(app: FastAPI, seconds: float) -> None:
-    """Wait for the requests under way. A server that stops cancels them, and then closes what they clean up with."""
+    """Wait for running requests. The server has cancelled them, and next closes the pool that their clean-up needs."""
     if tasks := app.state.under_way - {asyncio.current_task()}:
         await asyncio.wait(tasks, timeout=seconds)
 
 
 def problem(error: RollcallError, request_id: str, headers: dict[str, str] | None = None) -> Response:
-    """The one error body: ISSUES_MAX issues at most, and no text longer than TEXT_MAX, whatever a sender wrote."""
+    """The error body. At most ISSUES_MAX issues, and no text longer than TEXT_MAX, whatever a sender wrote."""
     body: dict[str, Any] = {"error": _cut(str(error)), "code": error.code, "status": error.status}
     if error.issues is not None:
         body["issues"] = [_short(each) for each in error.issues[:ISSUES_MAX]]
@@ -123,7 +123,7 @@ def _cut(text: str, length: int = TEXT_MAX) -> str:
 
 
 def on_error(request: Request, error: Exception) -> Response:
-    """The answer to a RollcallError; one that is not the caller's fault is logged."""
+    """The answer to a RollcallError. Logs those with a status of 500 or more."""
     assert isinstance(error, RollcallError)
     if error.status >= 500:
         log.error("request.failed", request_id=request.state.request_id, code=error.code, where=where(error))
@@ -150,7 +150,7 @@ def _on_validation(request: Request, error: Exception) -> Response:
 
 
 def _code(kind: str) -> str:
-    """Pydantic's name of an error in the words of this API."""
+    """The code of this API for Pydantic's type of an error."""
     if kind == "missing":
         return "required"
     if kind.startswith(("greater_than", "string_too_short")):
@@ -170,7 +170,7 @@ def _on_database(request: Request, error: Exception) -> Response:
 
 
 class Requests:
-    """Gives every request its id, and says how it went."""
+    """Gives every request its id, logs it and counts it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -202,7 +202,7 @@ class Requests:
             log.error("request.failed", request_id=request_id, error=type(error).__name__, where=where(error))
             if not status:
                 await problem(Internal(), request_id)(scope, receive, answer)
-            # An answer that has begun ends here without its end, so the client sees that it is not whole.
+            # An answer that has begun breaks off here, so the client sees that it is incomplete.
         finally:
             under_way.discard(task)
             _count(scope, status, time.perf_counter() - began, request_id)

@@ -1,8 +1,8 @@
-"""One look at the database for all requests of this process that wait for an import (`?wait`).
+"""One query for all requests of this process that wait for an import (`?wait`).
 
-A look asks for the progress of every import that is waited for, in one statement. It comes when the database notifies
-of something, when a request begins to wait, and otherwise every POLL_SECONDS: workers do not notify of progress, and a
-pooler may swallow notifications. So a thousand waiting requests cost what one costs, and hold no session of the pool.
+The query asks for the progress of all these imports. It runs when the database notifies, when a request begins to wait,
+and otherwise every POLL_SECONDS: workers do not notify of progress, and a pooler may drop notifications. So a thousand
+waiting requests cost as much as one, and hold no session of the pool.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rollcall.pool import Pool
 
 POLL_SECONDS = 0.25
 PAUSE_SECONDS = 0.02
-"""At least, between two looks; twice what the last one took, if that is longer."""
+"""Shortest pause between two queries; or twice the time that the last one took, if that is longer."""
 LISTEN_SECONDS = 30.0
-"""How often the listening connection is tried: one that is dead on the way says nothing either."""
+"""How often the listening connection is tested: a dead connection is as silent as a live one."""
 REDIAL_SECONDS = 2.0
 TOGETHER, FOUND_TOGETHER = 200, 50
-"""Imports whose progress one statement asks for; imports that one statement reads whole."""
+"""Imports in one query for progress, and in one query for whole imports."""
 MEMBER_BYTES = 256 << 10
-"""What one member of `options` or `plan` may have where one import is shown; a longer one is null."""
+"""Where one import is shown, a member of `options` or `plan` longer than this is null."""
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class _Waiter:
 
 
 class Watch:
-    """Runs as one task (`run`); `wait` is called by any number of others."""
+    """Runs as one task (`run`). Any number of requests may call `find` and `wait`."""
 
     def __init__(self, database: Pool) -> None:
         self._database = database
@@ -57,7 +57,7 @@ class Watch:
         self._finding: asyncio.Task[None] | None = None
 
     async def find(self, job_id: UUID) -> Import | None:
-        """An import as it stands now, or None: many requests that begin at the same time take one session, not many."""
+        """An import as it is now, or None. Requests that ask at the same time share one query and one session."""
         answer = self._asked.setdefault(job_id, asyncio.get_running_loop().create_future())
         if self._finding is None or self._finding.done():
             self._finding = asyncio.create_task(self._find())
@@ -77,7 +77,7 @@ class Watch:
                     answer.set_result(found.get(job_id))
 
     async def wait(self, job_id: UUID, known: Collection[str], seconds: float) -> Import | None:
-        """The import once its tag is none of `known` or it is final; None when that did not happen in time.
+        """Wait until the import's tag is none of `known`, or it is final; None after `seconds`.
 
         Raises NotFound when it was deleted meanwhile.
         """
@@ -96,14 +96,14 @@ class Watch:
             self._forget(job_id, waiter)
 
     def stop(self) -> None:
-        """Nobody waits any longer: the server stops."""
+        """End all waits: the server stops."""
         self._stopped = True
         for waiter in [each for waiters in self._waiting.values() for each in waiters]:
             if not waiter.answer.done():
                 waiter.answer.set_result(None)
 
     async def run(self) -> None:
-        """Look as often as needed, until cancelled."""
+        """Query as often as needed, until cancelled."""
         listening = asyncio.create_task(self._listen())
         try:
             while True:
@@ -135,7 +135,7 @@ class Watch:
                         waiter.answer.set_exception(NotFound("There is no import with this jobId."))
 
     def _told(self, job_id: UUID, now: Progress) -> list[_Waiter]:
-        """Those who are to be told of this."""
+        """The waiters that this progress is news for."""
         waiters = [each for each in self._waiting.get(job_id, set()) if not each.answer.done()]
         if now.state in FINAL:
             return waiters
@@ -165,12 +165,12 @@ class Watch:
 
 
 def tag(now: Progress) -> str:
-    """Changes with everything that is shown but `rate` and `eta`, which change with the clock: so it is a weak one."""
+    """The ETag. Weak (RFC 9110, 8.8.3), because `rate` and `eta` change with the clock and are not in it."""
     return hashlib.blake2b(repr(now).encode(), digest_size=8).hexdigest()
 
 
 def is_known(now: Progress, known: Collection[str]) -> bool:
-    """Whether this is what a client has already; `*` stands for anything (RFC 9110, 13.1.2)."""
+    """Whether the client has this already. `*` stands for any tag (RFC 9110, 13.1.2)."""
     return "*" in known or tag(now) in known
 
 

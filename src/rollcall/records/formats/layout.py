@@ -2,7 +2,7 @@
 
 Several objects, one after the other, are a Record each; so is one object that is a contact. One that is no contact is
 an envelope: the array of objects in it holds the Records. Lines are told from other layouts only because a broken line
-then costs one Record, not the file. Reads the beginning of a file and cpu_slots no Record.
+then costs one Record, not the file. Reads the beginning of a file, and checks no Record.
 """
 
 from __future__ import annotations
