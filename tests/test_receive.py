@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from rollcall import imports, receive, segment_writer, uploads
+from rollcall import imports, liveness, receive, segment_writer, uploads
 from rollcall.database import SENDER_LOCK_CLASS
 from rollcall.errors import InvalidInput, StillArriving, StoreDown, TooManyRequests, UploadFailed
 from rollcall.options import Options
@@ -317,3 +318,49 @@ async def test_ids_are_uuid7_in_order_of_time() -> None:
     second = imports.new_id()
     assert first < second
     assert (first.version, first.variant, first != imports.new_id()) == (7, "specified in RFC 4122", True)
+
+
+async def test_alive_says_it_of_all_uploads_in_one_statement(
+    database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
+    store = FileStore(tmp_path / "store")
+    async with AsyncExitStack() as stack:
+        for _ in range(10):
+            await stack.enter_async_context(one_request(database, store, Incoming()))
+        written_by = "select count(*), count(distinct xmin::text) from rollcall.uploads"
+        await until(lambda: rows(database_url, written_by) == [(10, 1)])
+    nothing_left(database_url, tmp_path)
+
+
+async def test_touch_does_not_wait_for_a_locked_upload(database: Pool, database_url: str, tmp_path: Path) -> None:
+    first, second = [await begin(database, FileStore(tmp_path / "store"), Incoming()) for _ in range(2)]
+    seen = f"select seen_at from rollcall.uploads where id = '{second.upload.id}'"
+    before = rows(database_url, seen)
+    with psycopg.connect(database_url) as other:
+        other.execute("select from rollcall.uploads where id = %s for update", (first.upload.id,))
+        async with asyncio.timeout(10), database.session() as tx:
+            await uploads.touch(tx, [first.upload.id, second.upload.id])
+    assert rows(database_url, seen) > before
+
+
+async def test_append_stores_shorter_segments_while_memory_is_short(
+    database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_writer, "HELD_BYTES_MAX", 100_000)
+    read, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield BODY[:80_000]
+        read.set()
+        await go_on.wait()
+
+    sending = asyncio.create_task(take(database, tmp_path, slow(), 1_000_000))
+    await read.wait()
+    lengths = "select length from rollcall.segments order by length"
+    await take(database, tmp_path, pieces(BODY, 80_000), 1_000_000)
+    assert rows(database_url, lengths) == [(10_000,), (80_000,), (80_000,), (80_000,)]
+    go_on.set()
+    await sending
+    await take(database, tmp_path, pieces(BODY, 80_000), 1_000_000)  # the memory of both is free again
+    assert (90_000,) in rows(database_url, lengths)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -28,6 +28,7 @@ from uuid import UUID
 import structlog
 
 from rollcall import imports, liveness, store_owner, uploads
+from rollcall.arriving import alive
 from rollcall.database import Connection
 from rollcall.errors import (
     DatabaseDown,
@@ -36,7 +37,6 @@ from rollcall.errors import (
     RollcallError,
     StillArriving,
     TooManyRequests,
-    Unavailable,
 )
 from rollcall.imports import Import
 from rollcall.options import Options
@@ -98,7 +98,7 @@ async def one_request(
     DatabaseDown, StoreDown."""
     arrival = await begin(database, store, incoming, limits)
     try:
-        async with _alive(database, arrival.upload.id):
+        async with alive(database, arrival.upload.id):
             yield arrival
     finally:
         if not arrival.upload.complete:
@@ -248,22 +248,3 @@ async def _admit(tx: Connection, created_by: str | None, limits: Limits, *, queu
         raise TooManyRequests(
             f"{queued + arriving} imports are queued already (MAX_QUEUED_IMPORTS). Send this one when one of them runs."
         )
-
-
-@asynccontextmanager
-async def _alive(database: Pool, upload_id: UUID) -> AsyncGenerator[None, None]:
-    """Say that it is alive, while the block runs."""
-
-    async def say() -> None:
-        while True:
-            await asyncio.sleep(liveness.BEAT_SECONDS)
-            with suppress(Unavailable):  # bytes are stored without it
-                async with database.session() as tx:
-                    await uploads.touch(tx, upload_id)
-
-    saying = asyncio.create_task(say())
-    try:
-        yield
-    finally:
-        saying.cancel()
-        await asyncio.gather(saying, return_exceptions=True)

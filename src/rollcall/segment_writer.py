@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
 
 import structlog
 
@@ -26,6 +28,11 @@ from rollcall.waiting import ended
 RETRY_SECONDS = (0, 3, 5, 10, 20)
 """Pauses before a Segment of a resumable upload is put once more: the brief's."""
 
+SHORT_BYTES = 64 << 10
+HELD_BYTES_MAX = 64 << 20
+"""While all uploads of this process hold more than this, each Segment ends as soon as it has SHORT_BYTES: clients that
+fill a Segment in part and then are slow must not fill the memory."""
+
 log = structlog.get_logger()
 
 SegmentBody = AsyncIterator[bytes] | bytes
@@ -37,20 +44,23 @@ async def append(
 ) -> None:
     """Store the body's bytes after those that the Upload has; `upload` then says how many it has.
 
-    `segment_bytes` None: one Segment; else Segments of that size (each held in memory), each retried on its own.
+    `segment_bytes` None: one Segment; else Segments of at most that size (each held in memory), each retried on its
+    own; they are shorter while memory is short.
     Raises what `body` raises; DatabaseDown, StoreDown, NoSpace; UploadFailed when the Upload was dropped meanwhile.
     After any of them the whole Segments before it are still there: `uploads.drop` removes them.
     """
     try:
-        async for segment_body in _cut(body, segment_bytes):
-            upload.keys.append(key := new_key())
-            async with database.session() as tx:
-                await uploads.begin_segment(tx, upload.id, upload.length, key)
-            segment = await _put(store, key, upload, segment_body)
-            if segment.length:
+        async with aclosing(_cut(body, segment_bytes)) as cut:
+            async for segment_body in cut:
+                upload.keys.append(key := new_key())
                 async with database.session() as tx:
-                    await uploads.finish_segment(tx, upload.id, segment)
-                upload.length += segment.length
+                    await uploads.begin_segment(tx, upload.id, upload.length, key)
+                segment = await _put(store, key, upload, segment_body)
+                del segment_body  # it would be held while the next one is waited for
+                if segment.length:
+                    async with database.session() as tx:
+                        await uploads.finish_segment(tx, upload.id, segment)
+                    upload.length += segment.length
     except BaseException:
         upload.sha256 = None  # it may have taken in bytes that are not stored
         raise
@@ -73,6 +83,16 @@ async def append_what_comes(
         raise
     if prefix.error is not None:
         raise prefix.error
+
+
+@dataclass
+class _Memory:
+    """`held`: bytes of Segments that are not stored yet, in this process."""
+
+    held: int = 0
+
+
+_memory = _Memory()
 
 
 class _Prefix:
@@ -112,14 +132,27 @@ async def _cut(body: AsyncIterator[bytes], size: int | None) -> AsyncGenerator[S
     if size is None:
         yield body
         return
-    held = bytearray()
-    async for chunk in body:
-        held += chunk
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)
+    held, counted = bytearray(), 0
+    try:
+        async for chunk in body:
+            held += chunk
+            counted += len(chunk)
+            _memory.held += len(chunk)
+            while len(held) >= size or (len(held) >= SHORT_BYTES and _memory.held > HELD_BYTES_MAX):
+                length = min(len(held), size)
+                yield _take(held, length)
+                counted -= length
+                _memory.held -= length
+        if held:
+            yield _take(held, len(held))
+    finally:
+        _memory.held -= counted
+
+
+def _take(held: bytearray, length: int) -> bytes:
+    taken = bytes(held[:length])
+    del held[:length]
+    return taken
 
 
 async def _put(store: Store, key: str, upload: Upload, body: SegmentBody) -> Segment:

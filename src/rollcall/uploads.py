@@ -10,6 +10,7 @@ requests. The sweep deletes either after a day without a sign of life.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -115,9 +116,13 @@ async def count_arriving(tx: Connection, created_by: str | None, silence: timede
     return int(row[0]) if row else 0
 
 
-async def touch(tx: Connection, upload_id: UUID) -> None:
-    """Note that its bytes still arrive."""
-    await tx.execute("update rollcall.uploads set seen_at = clock_timestamp() where id = %s", (upload_id,))
+async def touch(tx: Connection, upload_ids: Collection[UUID]) -> None:
+    """Note that their bytes still arrive. Skips a locked one: it is being completed or dropped."""
+    await tx.execute(
+        """update rollcall.uploads set seen_at = clock_timestamp()
+            where id in (select id from rollcall.uploads where id = any(%s) for no key update skip locked)""",
+        (list(upload_ids),),
+    )
 
 
 async def find_by_idempotency_key(
