@@ -55,7 +55,7 @@ async def test_send_says_that_the_file_changes_meanwhile(
             file.write_bytes(CSV + change if change else CSV[:15])
 
     async with listening(database_url, tmp_path) as port, Client(f"http://127.0.0.1:{port}") as service:
-        with pytest.raises(FileChanged, match="log.csv changed while it was sent: it had 31 bytes"):
+        with pytest.raises(FileChanged, match=r"log\.csv changed while it was sent: it had 31 bytes"):
             await service.send(file, source="crm", sent=grow)
     assert rows(database_url, "select count(*) from rollcall.imports") == [(0,)]
 

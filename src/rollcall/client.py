@@ -92,7 +92,7 @@ class Client:
 
             job_id = await service.send(Path("contacts.csv"), source="crm", options={"onDuplicate": "skip"})
 
-        `options`: by their names in the HTTP API, as texts. Raises FileChanged when the file grows or shrinks meanwhile.
+        `options`: by their names in the HTTP API, as texts. Raises FileChanged when the file grows or shrinks.
         Sent again when the answer is lost or the service is busy; not when nobody was there in the first place.
         """
         headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": str(uuid4())}
