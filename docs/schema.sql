@@ -143,6 +143,7 @@ CREATE TABLE rollcall.uploads (
     created_at timestamp with time zone NOT NULL,
     seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     completed_at timestamp with time zone,
+    pausable boolean DEFAULT false NOT NULL,
     CONSTRAINT uploads_check CHECK (((state = 'complete'::text) = ((completed_at IS NOT NULL) AND (length IS NOT NULL)))),
     CONSTRAINT uploads_request_key_check CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 255))),
     CONSTRAINT uploads_state_check CHECK ((state = ANY (ARRAY['arriving'::text, 'complete'::text])))
@@ -172,8 +173,6 @@ ALTER TABLE ONLY rollcall.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY rollcall.imports
     ADD CONSTRAINT imports_seq_key UNIQUE (seq);
-ALTER TABLE ONLY rollcall.imports
-    ADD CONSTRAINT imports_upload_id_key UNIQUE (upload_id);
 ALTER TABLE ONLY rollcall.keys
     ADD CONSTRAINT keys_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY rollcall.migrations
@@ -193,6 +192,7 @@ CREATE INDEX imports_open ON rollcall.imports USING btree (source, seq) WHERE (s
 CREATE INDEX imports_queued ON rollcall.imports USING btree (seq) WHERE (state = 'queued'::text);
 CREATE UNIQUE INDEX imports_running ON rollcall.imports USING btree (source) WHERE (state = 'running'::text);
 CREATE INDEX imports_source ON rollcall.imports USING btree (source, seq);
+CREATE INDEX imports_upload ON rollcall.imports USING btree (upload_id, seq);
 CREATE UNIQUE INDEX keys_live ON rollcall.keys USING btree (name) WHERE (revoked_at IS NULL);
 CREATE INDEX uploads_arriving ON rollcall.uploads USING btree (created_at) WHERE (state = 'arriving'::text);
 CREATE UNIQUE INDEX uploads_idempotency_key ON rollcall.uploads USING btree (created_by, idempotency_key) NULLS NOT DISTINCT WHERE (idempotency_key IS NOT NULL);

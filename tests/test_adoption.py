@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from faults.harness import site
-from rollcall import contacts, migrations
+from rollcall import contact_pages, migrations
 from rollcall.cli import app
 from rollcall.database import Incompatible, connect
 from rollcall.errors import Unavailable
@@ -107,7 +107,9 @@ async def test_what_fits_is_adopted(empty_database_url: str, tmp_path: Path, sha
         job = await place.load("crm", b"name,email,phone\nAnn,ann@x.org,\nBo,bob@x.org,1\nCy,cy@x.org,\n")
     assert (job.state, job.counts) == ("succeeded", Counts(read=3, created=1, updated=1, unchanged=1))
     async with await connect(url, "test") as tx:
-        found, _ = await contacts.page(tx, source="crm", email=None, after=None, offset=0, limit=10, bytes_max=10_000)
+        found, _ = await contact_pages.page(
+            tx, source="crm", email=None, after=None, offset=0, limit=10, bytes_max=10_000
+        )
     assert {(each.name, each.imported_at.tzinfo is None) for each in found} == {
         ("Ann", False),
         ("Bo", False),

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from rollcall import receive
+from rollcall import segment_writer
 from rollcall.storage import files
 from rollcall.web import body
 from service import api, listening, objects, rows, served, until
@@ -82,7 +82,7 @@ async def test_what_the_store_takes_is_not_the_clients_time(
 ) -> None:
     monkeypatch.setattr(body, "WINDOW_SECONDS", 0.5)
     monkeypatch.setattr(body, "BYTES_PER_SECOND", MIB)
-    monkeypatch.setattr(receive, "RETRY_SECONDS", (1.0,) * 10)
+    monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (1.0,) * 10)
     store, aside = tmp_path / "store", tmp_path / "aside"
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -211,3 +211,28 @@ async def test_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
                 await upload(8)  # by then all of them are there
                 crowded.append(await upload(64))
         assert min(crowded) <= 2 * min(alone)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=x", "text/csv"])
+@pytest.mark.parametrize("repeated", [False, True], ids=["", "under a key that was used"])
+async def test_post_import_counts_a_body_before_its_first_byte(
+    database_url: str, tmp_path: Path, content_type: str, repeated: bool
+) -> None:
+    """Whatever it is, and also one that is sent again: a sender cannot hold more than its share of what is arriving."""
+    key = {"Idempotency-Key": "one"} if repeated else {}
+    async with (
+        listening(database_url, tmp_path, max_arriving_uploads=1) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        if repeated:
+            assert (await client.post("/import", content=CSV, headers=STREAM | key)).status_code == 200
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = {"Host": "localhost", "Content-Type": content_type, "X-Source": "crm", "Content-Length": "100"} | key
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        writer.write(f"POST /import HTTP/1.1\r\n{lines}\r\n".encode())
+        await until(lambda: bool(rows(database_url, "select from rollcall.uploads where state = 'arriving'")))
+        answer = await client.post("/import", content=CSV, headers=STREAM)
+        assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_REQUESTS")
+        writer.close()
+        await until(lambda: not rows(database_url, "select from rollcall.uploads where state = 'arriving'"))
+        assert (await client.post("/import", content=CSV, headers=STREAM)).status_code == 200

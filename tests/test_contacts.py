@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pyarrow as pa
 import pytest
 
-from rollcall import contacts
+from rollcall import contact_pages, contacts
 from rollcall.contacts import Ids, Outcome
 from rollcall.database import Connection, connect
 
@@ -128,12 +128,33 @@ async def test_unchanged_writes_nothing(tx: Connection) -> None:
 
 async def test_pages_newest_first(tx: Connection) -> None:
     await merge(tx, *((f"{n}@x.org", "N", "{}") for n in range(5)))
-    first, after = await contacts.page(tx, source="crm", email=None, after=None, offset=0, limit=3, bytes_max=10_000)
-    rest, end = await contacts.page(tx, source="crm", email=None, after=after, offset=0, limit=3, bytes_max=10_000)
+    first, after = await contact_pages.page(
+        tx, source="crm", email=None, after=None, offset=0, limit=3, bytes_max=10_000
+    )
+    rest, end = await contact_pages.page(tx, source="crm", email=None, after=after, offset=0, limit=3, bytes_max=10_000)
     assert [contact.email[0] for contact in first + rest] == ["4", "3", "2", "1", "0"]
     assert end is None
-    [only], _ = await contacts.page(tx, source=None, email="3@X.org", after=None, offset=0, limit=3, bytes_max=10_000)
+    [only], _ = await contact_pages.page(
+        tx, source=None, email="3@X.org", after=None, offset=0, limit=3, bytes_max=10_000
+    )
     assert only.record == 4
+
+
+async def test_page_of_an_email_reads_little_however_many_contacts_there_are(tx: Connection) -> None:
+    """In every version of Postgres; here, of some Sources that have 20,000 contacts each."""
+    await tx.execute(
+        """insert into public.contacts select gen_random_uuid(), 'N', n || '@x.org', s, '{}', now(), null, n
+             from generate_series(1, 20000) n, unnest(array['a', 'b', 'c']) s"""
+    )
+    await tx.execute("analyze public.contacts")
+    found, _ = await contact_pages.page(
+        tx, source=None, email="77@X.org", after=None, offset=0, limit=9, bytes_max=10_000
+    )
+    assert sorted(contact.source for contact in found) == ["a", "b", "c"]
+    values = {"email": "77@x.org", "after": None, "limit": 9, "offset": 0}
+    cursor = await tx.execute("explain (analyze, buffers, format json) " + contact_pages.PAGE_OF_EMAIL, values)
+    [[[plan]]] = await cursor.fetchall()
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100
 
 
 def test_ids_rise_and_are_version_7() -> None:

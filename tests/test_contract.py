@@ -68,14 +68,24 @@ async def healthy(client: httpx.AsyncClient) -> bool:
     return (await client.get("/health")).status_code == 200
 
 
-async def play(client: httpx.AsyncClient, case: dict[str, Any]) -> list[str]:
-    """What is not as the contract has it."""
+def cases() -> list[dict[str, Any]]:
+    """The requests of the contract, in order."""
+    lines = [json.loads(line) for line in (Path(__file__).parent / "contract.jsonl").read_text().splitlines()]
+    return [line for line in lines if "request" in line]
+
+
+async def send(client: httpx.AsyncClient, case: dict[str, Any]) -> httpx.Response:
     asked = case["request"]
     request = client.build_request(
         asked["method"], "/", headers=asked["headers"], content=asked.get("body", "").encode()
     )
     request.url = request.url.copy_with(raw_path=asked["path"].encode())
-    answer = await client.send(request)
+    return await client.send(request)
+
+
+async def play(client: httpx.AsyncClient, case: dict[str, Any]) -> list[str]:
+    """What is not as the contract has it."""
+    answer = await send(client, case)
     wrong = []
     if answer.status_code != case["status"] or not matches(case["json"], answer.json()):
         wrong.append(f"answered {answer.status_code} {answer.text}")
@@ -101,10 +111,8 @@ async def play(client: httpx.AsyncClient, case: dict[str, Any]) -> list[str]:
 
 
 async def test_every_request_of_the_contract(database_url: str, tmp_path: Path) -> None:
-    cases = [json.loads(line) for line in (Path(__file__).parent / "contract.jsonl").read_text().splitlines()]
-    cases = [case for case in cases if "request" in case]
-    assert len(cases) > 30
+    assert len(cases()) > 30
     async with served(database_url, tmp_path) as client, working(database_url, tmp_path):
         await until(lambda: healthy(client))
-        wrong = {case["name"]: problems for case in cases if (problems := await play(client, case))}
+        wrong = {case["name"]: problems for case in cases() if (problems := await play(client, case))}
     assert not wrong, "\n".join(f"{name}: {problems}" for name, problems in wrong.items())

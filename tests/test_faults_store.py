@@ -18,7 +18,7 @@ from faults.disk import small_disk
 from faults.harness import Site, part_records, site
 from faults.invariants import assert_sound
 from faults.oracle import File
-from rollcall import receive
+from rollcall import receive, segment_writer
 from rollcall.options import Options
 from rollcall.storage import files
 from service import objects, rows, served
@@ -72,7 +72,7 @@ async def assert_refused(client: httpx.AsyncClient, place: Site, status: int, co
 
 
 async def test_a_write_that_fails(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receive, "RETRY_SECONDS", (0, 0))
+    monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0, 0))
     async with served(place.url, place.folder, upload_chunk_size=3 << 20) as client:
         with files_end_at(2 << 20):
             await assert_refused(client, place, 503, "STORE_UNAVAILABLE")

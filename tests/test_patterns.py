@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import re._constants as codes  # type: ignore[import-not-found]
 import re._parser as parser  # type: ignore[import-not-found]
@@ -28,13 +29,20 @@ def pattern_calls(path: Path) -> Iterator[ast.expr]:
 
 
 def patterns(path: Path) -> list[str | bytes]:
-    """The patterns of this module, as they are at run time. Each must be made of literals and module constants."""
+    """The patterns of this module, as they are at run time; a character stands for what a function puts in."""
     found = list(pattern_calls(path))
     if not found:
         return []
     name = ".".join(["rollcall", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
     constants = vars(importlib.import_module(name))
-    return [eval(compile(ast.Expression(pattern), str(path), "eval"), dict(constants)) for pattern in found]
+    return [eval(compile(ast.Expression(pattern), str(path), "eval"), {}, Names(constants)) for pattern in found]
+
+
+class Names(dict[str, Any]):
+    """The names of a module; any other one is a character."""
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name, b";")
 
 
 def unsafe(tree: Any) -> Iterator[str]:

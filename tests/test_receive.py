@@ -9,14 +9,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from rollcall import imports, receive, uploads
-from rollcall.database import Database
-from rollcall.errors import InvalidInput, StoreDown
+from rollcall import imports, receive, segment_writer, uploads
+from rollcall.database import SENDER_LOCK_CLASS, Database
+from rollcall.errors import InvalidInput, StillArriving, StoreDown, TooManyRequests, UploadFailed
 from rollcall.options import Options
+from rollcall.receive import Limits, begin, digest, finish, one_request
+from rollcall.segment_writer import append, append_what_comes
 from rollcall.storage import FileStore, open_segments
+from rollcall.uploads import Incoming, Upload
 from service import objects, rows, until
 
 BODY = os.urandom(250_000)
@@ -128,7 +132,7 @@ async def failing_store(folder: Path) -> AsyncIterator[bytes]:
 async def test_a_segment_is_put_again_when_the_store_fails(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "RETRY_SECONDS", (0.02,) * 1000)
+    monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0.02,) * 1000)
     with capture_logs() as logs:
         task = asyncio.create_task(take(database, tmp_path, failing_store(tmp_path), SEGMENT))
         await until(lambda: task.done() or any(line["event"] == "segment.retry" for line in logs))
@@ -146,7 +150,7 @@ async def test_a_segment_is_put_again_when_the_store_fails(
 async def test_a_store_that_stays_away_is_said(
     database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "RETRY_SECONDS", (0, 0))
+    monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0, 0))
     with pytest.raises(StoreDown):
         await take(database, tmp_path, failing_store(tmp_path), SEGMENT)
     assert not rows(database_url, "select id from rollcall.imports")
@@ -158,6 +162,154 @@ async def test_a_complete_upload_is_never_dropped(database: Database, database_u
     async with database.transaction() as tx:
         assert await uploads.drop(tx, upload_id) is None
     assert len(rows(database_url, "select key from rollcall.segments")) == len(objects(tmp_path)) == 1
+
+
+# Parts of it: an upload that comes in several requests
+
+
+async def stored(database: Database, folder: Path, upload_id: UUID, length: int) -> bytes:
+    async with database.session() as tx:
+        segments = await uploads.segments(tx, upload_id)
+    with open_segments(FileStore(folder / "store"), segments, length) as stream:
+        return stream.read()
+
+
+async def resume(database: Database, store: FileStore, upload_id: UUID) -> Upload:
+    async with database.session() as tx:
+        found = await uploads.resume(tx, upload_id)
+    assert found is not None
+    upload, unfinished = found
+    await store.delete_many(unfinished)
+    return upload
+
+
+async def breaking(data: bytes) -> AsyncIterator[bytes]:
+    async for piece in pieces(data):
+        yield piece
+    raise ConnectionResetError
+
+
+@pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
+async def test_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
+    database: Database, database_url: str, tmp_path: Path, segment_bytes: int | None
+) -> None:
+    """And another process goes on after them; of an append that was killed nothing is in the way."""
+    store = FileStore(tmp_path / "store")
+    upload = (await begin(database, store, Incoming(name="a.csv"), pausable=True)).upload
+    for at, end in ((0, 120_001), (120_001, 130_000), (130_000, 130_000), (130_000, 240_000)):
+        assert upload.length == at
+        with pytest.raises(ConnectionResetError):
+            await append_what_comes(database, store, upload, breaking(BODY[at:end]), segment_bytes=segment_bytes)
+        assert await stored(database, tmp_path, upload.id, end) == BODY[:end]
+        async with database.session() as tx:
+            await uploads.begin_segment(tx, upload.id, 240_000 + end, "killed")
+        upload = await resume(database, store, upload.id)
+    await append_what_comes(database, store, upload, pieces(BODY[240_000:]), segment_bytes=segment_bytes)
+    assert upload.sha256 is None
+    assert await digest(database, store, upload) == hashlib.sha256(BODY).digest()
+    async with finish(database, upload):
+        pass
+    assert rows(database_url, "select state, length, name from rollcall.uploads") == [("complete", len(BODY), "a.csv")]
+    assert len(rows(database_url, "select key from rollcall.segments")) == len(objects(tmp_path))
+    with pytest.raises(UploadFailed):
+        async with finish(database, upload):
+            pass
+
+
+@pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
+async def test_append_what_comes_keeps_the_bytes_when_it_is_cancelled(
+    database: Database, tmp_path: Path, segment_bytes: int | None
+) -> None:
+    sent = asyncio.Event()
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield BODY
+        sent.set()
+        await asyncio.Event().wait()
+
+    store = FileStore(tmp_path / "store")
+    upload = (await begin(database, store, Incoming(), pausable=True)).upload
+    task = asyncio.create_task(append_what_comes(database, store, upload, stalling(), segment_bytes=segment_bytes))
+    await sent.wait()
+    for _ in range(3):  # servers do so, and event loops that end
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert upload.length == len(BODY)
+    assert await stored(database, tmp_path, upload.id, len(BODY)) == BODY
+
+
+async def test_append_that_breaks_off_keeps_what_was_whole(database: Database, tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    upload = (await begin(database, store, Incoming(), pausable=True)).upload
+    with pytest.raises(ConnectionResetError):
+        await append(database, store, upload, breaking(BODY), segment_bytes=SEGMENT)
+    upload = await resume(database, store, upload.id)
+    assert await stored(database, tmp_path, upload.id, upload.length) == BODY[: 2 * SEGMENT]
+    assert len(objects(tmp_path)) == 2
+
+
+async def test_finish_notices_a_segment_that_is_not_there(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    store = FileStore(tmp_path / "store")
+    upload = (await begin(database, store, Incoming())).upload
+    await append(database, store, upload, pieces(BODY), segment_bytes=SEGMENT)
+    with psycopg.connect(database_url) as connection:
+        connection.execute('delete from rollcall.segments where "offset" = 200000')
+    with pytest.raises(UploadFailed):
+        async with finish(database, upload):
+            pass
+
+
+async def test_begin_lets_a_paused_upload_keep_its_key_and_its_place(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    """Silence is the death of an upload of one request only."""
+    store, incoming = FileStore(tmp_path / "store"), Incoming(idempotency_key="one")
+    for pausable in (False, True):
+        upload = (await begin(database, store, incoming, pausable=pausable)).upload
+        with psycopg.connect(database_url) as connection:
+            connection.execute("update rollcall.uploads set seen_at = seen_at - interval '23 hours'")
+        if pausable:
+            with pytest.raises(StillArriving):
+                await begin(database, store, incoming)
+            with pytest.raises(TooManyRequests):
+                await begin(database, store, Incoming(), Limits(arriving=1, queued=10))
+        else:
+            await begin(database, store, Incoming(), Limits(arriving=1, queued=10))
+            async with database.session() as tx:
+                await uploads.drop(tx, upload.id)
+
+
+async def test_one_request_counts_before_its_first_byte(database: Database, database_url: str, tmp_path: Path) -> None:
+    """Also one that is sent again, and will become no import."""
+    store, limits = FileStore(tmp_path / "store"), Limits(arriving=1, queued=1)
+    incoming = Incoming(idempotency_key="one")
+    job_id = await receive.receive(
+        pieces(BODY), database=database, store=store, wish=wish, segment_bytes=None, incoming=incoming
+    )
+    async with one_request(database, store, incoming, limits) as arrival:
+        assert arrival.first is not None
+        assert arrival.first.id == job_id
+        for another in (incoming, Incoming()):
+            with pytest.raises(TooManyRequests, match="1 uploads are arriving"):
+                await begin(database, store, another, limits)
+    assert len(rows(database_url, "select id from rollcall.uploads")) == 1
+    with pytest.raises(TooManyRequests, match="queued"):
+        await begin(database, store, Incoming(), limits)
+
+
+async def test_begin_waits_for_its_turn_in_a_burst(database: Database, database_url: str, tmp_path: Path) -> None:
+    """Others of the same sender may need longer than the second that is waited for other locks."""
+    with psycopg.connect(database_url) as others:
+        others.execute("select pg_advisory_xact_lock(%s, hashtext(''))", (SENDER_LOCK_CLASS,))
+        store = FileStore(tmp_path / "store")
+        burst = [asyncio.create_task(begin(database, store, Incoming())) for _ in range(5)]
+        done, _ = await asyncio.wait(burst, timeout=1.5)
+        assert not done
+    await asyncio.gather(*burst)
 
 
 async def test_ids_are_uuid7_in_order_of_time() -> None:

@@ -14,12 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from faults.harness import Site, site, until
-from rollcall import control, uploads, worker
+from rollcall import control, imports, uploads, worker
 from rollcall import sweep as story
 from rollcall.database import SWEEP_LOCK, connect, lock_alone
 from rollcall.errors import ObjectMissing
 from rollcall.imports import new_id
 from rollcall.storage import FileStore, new_key
+from rollcall.uploads import Incoming
 from service import objects
 
 GOOD = b"name,email\nAnn,ann@x.org\n"
@@ -35,6 +36,13 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
 
 async def sweep(place: Site, *, retention: timedelta = 7 * DAY, rejects_retention: timedelta = 90 * DAY) -> None:
     await story.sweep(place.database, place.store, retention=retention, rejects_retention=rejects_retention)
+
+    async def over() -> bool:  # a session that was closed ends a little later, and with it its lock
+        return not await place.query(
+            "select from pg_stat_activity where application_name = 'rollcall:sweep' and datname = current_database()"
+        )
+
+    await until(over, 10, "the session of the sweep has ended")
 
 
 async def age(place: Site, table: str, column: str, days: float) -> None:
@@ -93,6 +101,47 @@ async def test_files_of_imports_that_are_not_over_stay(place: Site) -> None:
         assert (await place.carry(await place.claim())).state == "succeeded"
 
 
+async def test_sweep_keeps_a_file_while_one_of_its_imports_needs_it(place: Site) -> None:
+    """An upload may be imported more than once."""
+    first = await place.load("crm", GOOD)
+    second = new_id()
+    async with await connect(place.url, "test") as tx:
+        await imports.create(
+            tx, second, source="shop", upload_id=first.upload_id, bytes_total=first.bytes_total, options=first.options
+        )
+    await place.query(
+        "update rollcall.imports set finished_at = finished_at - interval '8 days' where id = %s", first.id
+    )
+    await sweep(place)
+    assert (await place.carry(await place.claim())).state == "succeeded"
+    await sweep(place)
+    assert len(objects(place.folder)) == 1
+    await place.query("update rollcall.imports set finished_at = finished_at - interval '8 days' where id = %s", second)
+    await sweep(place)
+    assert objects(place.folder) == []
+
+
+async def test_sweep_keeps_a_file_of_which_an_import_is_being_made(place: Site) -> None:
+    """The new import and the sweep meet at the upload's row."""
+    first = await place.load("crm", GOOD)
+    await age(place, "imports", "finished_at", 8)
+    async with await connect(place.url, "test") as tx, tx.transaction():
+        await imports.create(
+            tx, new_id(), source="shop", upload_id=first.upload_id, bytes_total=first.bytes_total, options=first.options
+        )
+        await sweep(place)
+    assert (await place.carry(await place.claim())).state == "succeeded"
+
+
+async def test_sweep_goes_by_what_was_heard_of_an_upload_and_not_by_its_age(place: Site) -> None:
+    for pausable in (False, True):
+        async with await connect(place.url, "test") as tx:
+            await uploads.create(tx, new_id(), Incoming(), pausable=pausable)
+    await age(place, "uploads", "created_at", 30)
+    await sweep(place)
+    assert len(await place.query("select id from rollcall.uploads")) == 2
+
+
 async def test_a_retry_under_way_keeps_its_file(place: Site) -> None:
     """Sweep and retry meet at the import's row: one of them comes first, whole."""
     job = await place.load("crm", BAD, onInvalid="fail")
@@ -129,15 +178,13 @@ async def test_uploads_that_never_became_whole_go_with_their_objects(place: Site
     for _ in range(2):
         upload_id, whole, half = new_id(), await store_object(place), new_key()
         async with await connect(place.url, "test") as tx:
-            await uploads.create(tx, upload_id, name=None, content_type=None)
+            await uploads.create(tx, upload_id, Incoming())
             await uploads.begin_segment(tx, upload_id, 0, whole)
             await uploads.begin_segment(tx, upload_id, 1, half)
         path = place.folder / "store" / half[:2] / f"{half}.partial"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"y")
-    await place.query(
-        "update rollcall.uploads set created_at = created_at - interval '25 hours' where id <> %s", upload_id
-    )
+    await place.query("update rollcall.uploads set seen_at = seen_at - interval '25 hours' where id <> %s", upload_id)
     age_objects(place, 25)
 
     await sweep(place)

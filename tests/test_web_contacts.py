@@ -20,7 +20,7 @@ from rollcall.settings import Settings
 from rollcall.web import outgoing
 from service import api, served, until
 
-DEEP = "[" * 900 + "]" * 900
+DEEP = "[" * 99 + "]" * 99
 TELLING = {
     "deep": DEEP,
     "long": "9" * 4_500,

@@ -20,7 +20,19 @@ from rollcall.web import watch
 from service import rows, served, until
 
 KEYS = [
-    *("jobId", "source", "state", "format", "counts", "total", "unprocessed", "bytes", "sha256", "sameFileAs"),
+    *(
+        "jobId",
+        "source",
+        "fileName",
+        "state",
+        "format",
+        "counts",
+        "total",
+        "unprocessed",
+        "bytes",
+        "sha256",
+        "sameFileAs",
+    ),
     *(
         "rate",
         "eta",
@@ -90,6 +102,25 @@ async def test_progress_is_what_the_ledger_has(client: httpx.AsyncClient, databa
     job = (await client.get(location)).json()
     assert (job["unprocessed"], job["rate"], job["eta"]) == (2, 1.5, None)
     assert job["error"] == {"code": "X", "message": "It failed."}
+
+
+async def test_bytes_read_stay_when_an_import_is_cancelled_and_retried(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    location = await send(client)
+    execute(database_url, f"{RUN}; {LOAD}")
+    half = {"read": len(CSV) // 2, "total": len(CSV)}
+    assert (await client.get(location)).json()["bytes"] == half
+    for verb in ("cancel", "retry"):
+        job = (await client.post(f"{location}/{verb}")).json()
+        assert (job["bytes"], job["unprocessed"]) == (half, None), verb
+
+
+async def test_an_import_shows_the_name_of_its_file(client: httpx.AsyncClient) -> None:
+    assert (await client.get(await send(client))).json()["fileName"] is None
+    name = "Kundenliste Übersicht.csv"
+    sent = await client.post("/import", data={"source": "crm"}, files={"file": (name, CSV)})
+    assert (await client.get(sent.headers["location"])).json()["fileName"] == name
 
 
 async def test_an_import_that_is_known_is_not_sent_again(client: httpx.AsyncClient, database_url: str) -> None:

@@ -90,6 +90,21 @@ async def test_a_database_that_takes_questions_and_answers_none(
         assert (await client.get("/contacts")).status_code == 200
 
 
+async def test_a_statement_that_takes_too_long_is_given_up(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 1)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("alter table public.contacts rename to others")
+        connection.execute(
+            "create view public.contacts as select o.* from pg_sleep(30) left join public.others o on true"
+        )
+    async with served(database_url, tmp_path) as client:
+        answer = await client.get("/contacts")
+        problem(answer, 503, "UNAVAILABLE")
+        assert "took too long" in answer.json()["error"]
+
+
 async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
 

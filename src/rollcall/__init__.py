@@ -3,7 +3,7 @@
 The floors, from the top; nothing imports what stands above it (the contract in `pyproject.toml` fails the build):
 
     doors       cli · app worker client · web/*      the only ones that read settings
-    stories     pipeline receive control sweep · loading/ slots     with the doors, the only ones that open transactions
+    stories     pipeline receive control sweep · loading/ slots segment_writer · only they and doors open transactions
     keepers     imports ledger uploads contacts rejects workers keys      one table family each, all its SQL
     words       options
     schema      migrations/                          numbered files; adopts a contacts table from before

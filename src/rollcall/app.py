@@ -21,7 +21,7 @@ from rollcall.database import Database
 from rollcall.receive import Limits
 from rollcall.settings import Settings
 from rollcall.storage import open_store
-from rollcall.web import Service, contacts, health, imports, metrics, post_import, rejects, responses
+from rollcall.web import Service, contacts, docs, health, imports, metrics, openapi, post_import, rejects, responses
 from rollcall.web.auth import Authentication
 from rollcall.web.head import Head
 from rollcall.web.http_protocol import Connection
@@ -60,12 +60,15 @@ def create(settings: Settings, *, database_url: str) -> FastAPI:
         version=__version__,
         description="Brings contact files of any size into Postgres and answers for every record.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # the Location would be made of the Host that the client names
     )
     app.add_middleware(Head)
     app.add_middleware(Authentication, closed=not settings.loopback)
     responses.install(app)
+    openapi.install(app)
+    app.include_router(docs.router)
     for resource in (post_import, imports, rejects, contacts, health, *([metrics] if settings.enable_metrics else [])):
         app.include_router(resource.router)
     return app

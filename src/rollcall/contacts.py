@@ -1,4 +1,4 @@
-"""Contacts: the ways in (merge; add, for what is new), and the way to look at them.
+"""Contacts: the ways in (merge; add, for what is new). `contact_pages` lists them.
 
 A batch's folded rows travel as binary COPY into a temporary table. One statement finds those that are contacts already,
 changes what differs and says which are missing; those are copied into `contacts`. Counts come from returned rows, never
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import LiteralString, NamedTuple, cast
+from typing import LiteralString
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 import psycopg
 import pyarrow as pa
-from psycopg.rows import class_row
 
 from rollcall import binary_copy
 from rollcall.binary_copy import Column
@@ -98,8 +95,6 @@ TRIGGERED = (
 )
 ENCODED_ROWS = 8192
 """How many are encoded into one piece of memory: large pieces cost more than many."""
-ROW_BYTES = 512
-"""Upper bound of what a row takes in an answer beside its texts."""
 POSTGRES_EPOCH = 946_684_800
 
 
@@ -128,27 +123,6 @@ class Outcome:
     unchanged: int
     skipped: int
     duplicate: int
-
-
-@dataclass(frozen=True)
-class Contact:
-    """One row. `attributes` is the JSON text that Postgres writes: no parser of Python keeps every number and depth."""
-
-    id: UUID
-    name: str
-    email: str
-    source: str
-    attributes: str
-    imported_at: datetime
-    import_id: UUID | None
-    record: int | None
-
-
-class Page(NamedTuple):
-    """Some contacts, and the id after which there may be more; None: there are no more."""
-
-    contacts: list[Contact]
-    next: UUID | None
 
 
 class Ids:
@@ -273,44 +247,6 @@ def refusal(error: psycopg.Error) -> ContactsRefused | None:
     if why is None:
         return None
     return ContactsRefused(f"The table contacts refuses what this import writes: {why} (SQLSTATE {state}).")
-
-
-async def page(
-    tx: Connection,
-    *,
-    source: str | None,
-    email: str | None,
-    after: UUID | None,
-    offset: int,
-    limit: int,
-    bytes_max: int,
-    sources: list[str] | None = None,
-) -> Page:
-    """Newest first, by id; `after` is the id of the last one seen. `sources`: of these only; None: of all.
-
-    Rows are fetched one by one, and the page ends before the row with which it would hold more than `bytes_max` bytes:
-    a row may have many megabytes of attributes, so a number of rows bounds no memory. The first row is always taken.
-    """
-    query: LiteralString = f"""
-        select {COLUMNS.replace("attributes", "attributes::text")} from public.contacts
-         where (%(source)s::text is null or source = %(source)s)
-           and (%(sources)s::text[] is null or source = any(%(sources)s))
-           and (%(email)s::text is null or email = lower(%(email)s))
-           and (%(after)s::uuid is null or id < %(after)s)
-         order by id desc limit %(limit)s offset %(offset)s"""
-    values = {"source": source, "sources": sources, "email": email, "after": after, "limit": limit, "offset": offset}
-    found: list[Contact] = []
-    size = 0
-    async with tx.cursor(row_factory=class_row(Contact)) as cursor:
-        rows = cast(AsyncGenerator[Contact, None], cursor.stream(query, values))
-        async with aclosing(rows):  # cancels the statement when it is left early
-            async for contact in rows:
-                texts = (contact.name, contact.email, contact.source, contact.attributes)
-                size += ROW_BYTES + sum(len(text.encode()) for text in texts)
-                if found and size > bytes_max:
-                    return Page(found, found[-1].id)
-                found.append(contact)
-    return Page(found, found[-1].id if len(found) == limit else None)
 
 
 async def readable(tx: Connection) -> None:

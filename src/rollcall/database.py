@@ -41,6 +41,8 @@ SENDER_LOCK_CLASS = 1_380_740_205
 ANSWER_SECONDS = 120.0
 """A pooler between may take our bytes and pass none on: no timeout of TCP or of the server ends that. The longest
 statement loads a batch, in a small part of this. Longer than `lock_timeout`, or a half-open twin is never ended."""
+STATEMENT_SECONDS = 15
+"""What one statement of a pooled connection may take: those are answers that somebody waits for."""
 SOCKET: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -187,6 +189,7 @@ def _name(connection: Connection) -> str:
 
 async def _configure(connection: Connection) -> None:
     await connection.execute(SESSION, ("30s",))
+    await connection.execute("select set_config('statement_timeout', %s, false)", (f"{STATEMENT_SECONDS}s",))
 
 
 Retry = Literal["lost", "locked", "again", "fault"]

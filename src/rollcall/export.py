@@ -189,14 +189,14 @@ def exact(reject: Reject) -> dict[str, Any]:
         "record": reject.record,
         "field": reject.field,
         "code": reject.code,
-        "message": message(reject.code, reject.field),
+        "message": message(reject.code, reject.field, reject.value),
         "value": reject.value,
         "raw": reject.raw.decode(errors="backslashreplace"),
     }
 
 
 def _added(reject: Reject) -> tuple[str, str, str]:
-    return str(reject.record), reject.code, message(reject.code, reject.field)
+    return str(reject.record), reject.code, message(reject.code, reject.field, reject.value)
 
 
 def writer(form: Form, plan: Plan | None, total: int) -> tuple[bytes, Write]:

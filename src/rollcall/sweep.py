@@ -1,8 +1,8 @@
 """Sweep: delete what nobody needs any more, and what an accident left behind.
 
-    stored files     of imports that are final for longer than RETENTION; then retry says: send it again
+    stored files     of which every import is final for longer than RETENTION; then retry says: send it again
     rejects          of imports that are final for longer than REJECTS_RETENTION; they stay counted
-    uploads          that began a day ago and never became whole
+    uploads          that never became whole and of which nothing was heard for a day
     workers          silent for a day, with no import in hand
     objects          a day old that no row knows
 
@@ -22,7 +22,7 @@ from rollcall.database import SWEEP_LOCK, Connection, Database, lock_alone
 from rollcall.storage import Store, is_key
 
 UPLOAD_LIFE = timedelta(hours=24)
-"""How long an upload may take; what is younger may still be about to get its row."""
+"""How long an upload may be silent; an object that is younger may still be about to get its row."""
 WORKER_LIFE = timedelta(hours=24)
 UPLOADS_AT_ONCE = 100
 REJECTS_AT_ONCE = 10_000
@@ -38,11 +38,16 @@ async def sweep(database: Database, store: Store, *, retention: timedelta, rejec
         done = {"workers": await workers.delete_dead(tx, WORKER_LIFE), "rejects": 0}
         while count := await rejects.expire(tx, rejects_retention, limit=REJECTS_AT_ONCE):
             done["rejects"] += count
-        done["files"] = await _delete(store, lambda: uploads.expire(tx, retention, limit=UPLOADS_AT_ONCE))
+        done["files"] = await _delete(store, lambda: _expire(tx, retention))
         done["abandoned"] = await _delete(store, lambda: uploads.abandon(tx, UPLOAD_LIFE, limit=UPLOADS_AT_ONCE))
         done["unknown"] = await _delete_unknown(tx, store)
     if any(done.values()):
         log.info("sweep.done", **done)
+
+
+async def _expire(tx: Connection, retention: timedelta) -> list[str]:
+    async with tx.transaction():
+        return await uploads.expire(tx, retention, limit=UPLOADS_AT_ONCE)
 
 
 async def _delete(store: Store, forget: Callable[[], Awaitable[list[str]]]) -> int:

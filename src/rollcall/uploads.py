@@ -2,11 +2,17 @@
 
 A Segment's row (`pending`) is committed before its object is written, and turns `durable` after: an object without a
 row, or a durable row without an object, can only be an accident, and is found.
+
+An Upload that arrives in one request is alive while its process says so (`seen_at`). One that is `pausable` may be
+silent: its sender comes again. Either is given up when nothing was heard of it for a day, however old it is.
 """
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -15,35 +21,93 @@ from rollcall.database import SENDER_LOCK_CLASS, Connection
 from rollcall.errors import UploadFailed
 from rollcall.storage import Segment
 
+SENDER_LOCK_WAIT = "10s"
 
-async def create(
-    tx: Connection,
-    upload_id: UUID,
-    *,
-    name: str | None,
-    content_type: str | None,
-    created_by: str | None = None,
-    idempotency_key: str | None = None,
-) -> None:
-    """An Upload whose bytes begin to arrive; `name` is what the sender calls the file, for people only."""
+
+@dataclass(frozen=True)
+class Incoming:
+    """What a sender says about a file. `created_by`: its API key by name; without keys, None is one sender.
+
+    `name`, `content_type`: of the file, for people only. `idempotency_key`: of this sender, 1 to 255 characters.
+    """
+
+    name: str | None = None
+    content_type: str | None = None
+    created_by: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass
+class Upload:
+    """An Upload that this process appends to: its durable bytes are `length`.
+
+    `sha256` (of hashlib) has taken in exactly those, or is None when another process stored some of them. `keys`: of
+    all objects that this process may have written for it.
+    """
+
+    id: UUID
+    length: int = 0
+    sha256: Any = field(default_factory=hashlib.sha256)
+    keys: list[str] = field(default_factory=list)
+    complete: bool = False
+
+
+async def create(tx: Connection, upload_id: UUID, incoming: Incoming, *, pausable: bool = False) -> None:
+    """An Upload whose bytes begin to arrive. `pausable`: in several requests, with pauses of any length."""
     await tx.execute(
-        """insert into rollcall.uploads (id, state, name, content_type, created_by, idempotency_key, created_at)
-           values (%s, 'arriving', %s, %s, %s, %s, clock_timestamp())""",
-        (upload_id, name, content_type, created_by, idempotency_key),
+        """insert into rollcall.uploads
+             (id, state, name, content_type, created_by, idempotency_key, pausable, created_at)
+           values (%s, 'arriving', %s, %s, %s, %s, %s, clock_timestamp())""",
+        (upload_id, *_file(incoming), incoming.created_by, incoming.idempotency_key, pausable),
     )
 
 
+def _file(incoming: Incoming) -> list[str | None]:
+    """Name and type, fit for a `text` column: no NUL, no lone surrogates."""
+    return [text and "".join(filter(str.isprintable, text))[:255] for text in (incoming.name, incoming.content_type)]
+
+
+async def resume(tx: Connection, upload_id: UUID) -> tuple[Upload, list[str]] | None:
+    """An Upload to be appended to after its durable bytes, and the keys of Segments that were never finished.
+
+    Their rows are gone with this statement: delete the objects when it is committed. None: it is complete, or dropped.
+    Whoever calls this has made sure that nobody else appends to it.
+    """
+    row = await (
+        await tx.execute(
+            """with unfinished as (
+                 delete from rollcall.segments where upload_id = %(id)s and state = 'pending' returning key)
+               update rollcall.uploads u set seen_at = clock_timestamp()
+                where id = %(id)s and state = 'arriving'
+               returning (select coalesce(sum(length), 0)::bigint from rollcall.segments s
+                           where s.upload_id = u.id and s.state = 'durable'), array(select key from unfinished)""",
+            {"id": upload_id},
+        )
+    ).fetchone()
+    if row is None:
+        return None
+    return Upload(upload_id, row[0], sha256=None if row[0] else hashlib.sha256()), row[1]
+
+
 async def lock_sender(tx: Connection, created_by: str | None) -> None:
-    """Until the transaction ends nobody else counts what this sender has under way."""
-    await tx.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", (SENDER_LOCK_CLASS, created_by or ""))
+    """Until the transaction ends nobody else counts what this sender has under way.
+
+    Bursts wait for each other here, longer than for other locks; so the transaction is kept short, and its COMMIT does
+    not wait for the disk: what is written next, the first Segment's row, makes it durable too or is refused.
+    """
+    await tx.execute(
+        """select set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'off', true),
+                  pg_advisory_xact_lock(%s, hashtext(%s))""",
+        (SENDER_LOCK_WAIT, SENDER_LOCK_CLASS, created_by or ""),
+    )
 
 
 async def count_arriving(tx: Connection, created_by: str | None, silence: timedelta) -> int:
-    """This sender's Uploads on their way; without those not seen for so long, whose process is gone."""
+    """This sender's Uploads on their way, paused ones too; not those of one request, silent for `silence`."""
     row = await (
         await tx.execute(
             """select count(*) from rollcall.uploads where state = 'arriving' and created_by is not distinct from %s
-                  and seen_at > clock_timestamp() - %s""",
+                  and (pausable or seen_at > clock_timestamp() - %s)""",
             (created_by, silence),
         )
     ).fetchone()
@@ -61,14 +125,15 @@ async def find_by_idempotency_key(
     """The Upload to which this sender gave this key; one older than `life` loses it."""
     await tx.execute(
         """update rollcall.uploads set idempotency_key = null
-            where created_by is not distinct from %s and idempotency_key = %s and state = 'complete'
-              and created_at < clock_timestamp() - %s""",
-        (created_by, idempotency_key, life),
+            where idempotency_key = %(key)s and (created_by = %(by)s or %(by)s::text is null and created_by is null)
+              and state = 'complete' and created_at < clock_timestamp() - %(life)s""",
+        {"key": idempotency_key, "by": created_by, "life": life},
     )
     row = await (
         await tx.execute(
-            "select id from rollcall.uploads where created_by is not distinct from %s and idempotency_key = %s",
-            (created_by, idempotency_key),
+            """select id from rollcall.uploads where idempotency_key = %(key)s
+                  and (created_by = %(by)s or %(by)s::text is null and created_by is null)""",  # by index, either way
+            {"key": idempotency_key, "by": created_by},
         )
     ).fetchone()
     return row[0] if row else None
@@ -89,18 +154,25 @@ async def finish_segment(tx: Connection, upload_id: UUID, segment: Segment) -> N
     """A Segment is whole and durable in the store. Raises UploadFailed when the Upload was dropped."""
     cursor = await tx.execute(
         """update rollcall.segments set state = 'durable', length = %s, checksums = %s
-            where upload_id = %s and "offset" = %s returning 1""",
-        (segment.length, segment.checksums, upload_id, segment.offset),
+            where upload_id = %s and key = %s returning 1""",
+        (segment.length, segment.checksums, upload_id, segment.key),
     )
     _require_row(await cursor.fetchone())
 
 
-async def complete(tx: Connection, upload_id: UUID, length: int) -> None:
-    """All of it has arrived. Raises UploadFailed when the Upload was dropped."""
+async def complete(tx: Connection, upload: Upload, file: Incoming) -> None:
+    """All of it has arrived. `file`: its name and type, where only its body told them.
+
+    Raises UploadFailed when the Upload was dropped, or when somebody else has completed it or appended to it.
+    """
+    name, content_type = _file(file)
     cursor = await tx.execute(
-        """update rollcall.uploads set state = 'complete', length = %s, completed_at = clock_timestamp()
-            where id = %s returning 1""",
-        (length, upload_id),
+        """update rollcall.uploads u set state = 'complete', length = %(length)s, completed_at = clock_timestamp(),
+                  name = coalesce(%(name)s, name), content_type = coalesce(%(type)s, content_type)
+            where id = %(id)s and state = 'arriving' and %(length)s = (select coalesce(sum(length), 0)
+                  from rollcall.segments s where s.upload_id = u.id and s.state = 'durable')
+           returning 1""",
+        {"id": upload.id, "length": upload.length, "name": name, "type": content_type},
     )
     _require_row(await cursor.fetchone())
 
@@ -111,14 +183,16 @@ def _require_row(row: object) -> None:
 
 
 async def drop(tx: Connection, upload_id: UUID, *, silence: timedelta | None = None) -> list[str] | None:
-    """Forget an Upload that never became whole, if it was not seen for so long; the keys its Segments may lie under.
+    """Forget an Upload that never became whole; the keys its Segments may lie under.
 
-    None: it is complete, or was seen, and was not touched.
+    With `silence`, only one of a single request whose process has not been heard of for that long. None: it is
+    complete, or alive, and was not touched.
     """
     rows = await (
         await tx.execute(
             """with gone as (delete from rollcall.uploads where id = %(id)s and state = 'arriving'
-                   and (%(silence)s::interval is null or seen_at < clock_timestamp() - %(silence)s) returning id)
+                   and (%(silence)s::interval is null
+                        or not pausable and seen_at < clock_timestamp() - %(silence)s) returning id)
                select s.key from rollcall.segments s join gone on gone.id = s.upload_id""",
             {"id": upload_id, "silence": silence},
         )
@@ -140,30 +214,45 @@ async def segments(tx: Connection, upload_id: UUID) -> list[Segment]:
 
 
 async def expire(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
-    """Forget the Segments of imports (at most `limit`) that are final for so long; the keys they lie under.
+    """Forget the Segments of Uploads (at most `limit`) of which every import is final for `age`; their keys.
 
-    Locks the imports, as retry does: one that is queued again keeps its file, or has none and is refused.
+    Two statements of one transaction. The first locks Upload and imports: an import that is queued again (`retry` locks
+    it), or made of the Upload meanwhile (its foreign key locks the Upload), comes first, or finds no file and is
+    refused. The second sees what came first.
     """
+    locked = await (
+        await tx.execute(
+            """select i.id, u.id from rollcall.uploads u join rollcall.imports i on i.upload_id = u.id
+                where u.id in (select distinct s.upload_id from rollcall.segments s
+                                where exists (select from rollcall.imports e where e.upload_id = s.upload_id)
+                                  and not exists (select from rollcall.imports e where e.upload_id = s.upload_id
+                                                     and (e.finished_at is null
+                                                          or e.finished_at >= clock_timestamp() - %s))
+                                limit %s)
+                  for update of u, i skip locked""",
+            (age, limit),
+        )
+    ).fetchall()
     rows = await (
         await tx.execute(
-            """with old as materialized (
-                 select i.upload_id from rollcall.imports i
-                  where i.state in ('succeeded', 'failed', 'cancelled') and i.finished_at < clock_timestamp() - %s
-                    and i.upload_id in (select upload_id from rollcall.segments)
-                  limit %s for update of i skip locked)
-               delete from rollcall.segments s using old where s.upload_id = old.upload_id returning s.key""",
-            (age, limit),
+            """delete from rollcall.segments s
+                where s.upload_id = any(%(uploads)s)
+                  and not exists (select from rollcall.imports i where i.upload_id = s.upload_id
+                                     and (i.id <> all(%(imports)s) or i.finished_at is null
+                                          or i.finished_at >= clock_timestamp() - %(age)s))
+               returning s.key""",
+            {"age": age, "imports": [row[0] for row in locked], "uploads": list({row[1] for row in locked})},
         )
     ).fetchall()
     return [key for (key,) in rows]
 
 
 async def abandon(tx: Connection, age: timedelta, *, limit: int) -> list[str]:
-    """Forget Uploads (at most `limit`) that began so long ago and never became whole; the keys they may lie under."""
+    """Forget Uploads (at most `limit`) that never became whole and were not heard of for `age`; their keys."""
     rows = await (
         await tx.execute(
             """with old as materialized (
-                 select id from rollcall.uploads where state = 'arriving' and created_at < clock_timestamp() - %s
+                 select id from rollcall.uploads where state = 'arriving' and seen_at < clock_timestamp() - %s
                   limit %s for update skip locked),
                gone as (delete from rollcall.uploads u using old where u.id = old.id returning u.id)
                select s.key from rollcall.segments s join gone on gone.id = s.upload_id""",

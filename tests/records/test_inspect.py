@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import zstandard
 
-from rollcall.errors import BadMapping, NoEmailColumn, UnknownFormat, Unreadable
+from rollcall.errors import BadMapping, NoEmailColumn, ReaderChanged, UnknownFormat, Unreadable
 from rollcall.records import Mapping, Plan, cells, inspect, parts
 
 CSV = b"name,email\nAnn,ann@example.com\n"
@@ -99,7 +99,7 @@ def test_a_given_format_is_taken() -> None:
 
     assert inspect(io.BytesIO(one), format="ndjson").format == "ndjson"
     assert inspect(io.BytesIO(b"[" + one + b"]"), format="json").format == "json"
-    with pytest.raises(NoEmailColumn):
+    with pytest.raises(UnknownFormat, match="The header has a quote"):
         inspect(io.BytesIO(one), format="csv")
     assert inspect(io.BytesIO(CSV.replace(b",", b"\t")), format="tsv").delimiter == "\t"
     commas = b"first name, email, phone\tmail\n"
@@ -211,3 +211,15 @@ def test_a_rejected_record_can_be_shown_in_the_files_own_columns() -> None:
     assert cells(b'"Ann, Lee",ann@', csv) == ["Ann, Lee", "ann@", ""]
     assert cells(b'{"email":"ann@","name":7}', json_) == ["json:7", "ann@", ""]
     assert cells(b"\xff{broken", json_) == ["", "", "\ufffd:\ufffdff{broken"]
+
+
+def test_plan_from_json_reads_plans_of_other_versions() -> None:
+    plan = TOLD["excel"][1]
+    stored = json.loads(json.dumps(plan.to_json()))
+    assert Plan.from_json(stored | {"later": 1, "loaders_seen": [2]}) == plan
+    for name in stored:
+        older = {field: value for field, value in stored.items() if field != name} | {"reader": 1}
+        found = Plan.from_json(older)
+        with pytest.raises(ReaderChanged):
+            next(parts(io.BytesIO(CSV), found))
+    assert Plan.from_json({}).reader == 0

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollcall.errors import InvalidJson, NoRecords, TooDeep, UnknownFormat, Unreadable
-from rollcall.records.formats import json, spans
+from rollcall.records.formats import json, json_objects, spans
 from rollcall.records.formats.reader import RECORD_BYTES_MAX, RecordError
 from rollcall.records.formats.spans import STRING, mask_escapes
 from rollcall.records.plan import Mapping, Plan
@@ -210,11 +210,22 @@ def test_a_broken_file_is_refused_with_the_place(text: bytes, error: type[Unread
         assert says in str(caught.value)
 
 
-def test_a_thousand_levels_are_read() -> None:
-    deep = b'{"name":"Ann","email":"a@b.co","x":' + b"[" * 998 + b"1.0" + b"]" * 998 + b"}"
-    assert loaded(b"[" + deep + b"]") == ([("Ann", "a@b.co", '{"x":' + "[" * 998 + "1.0" + "]" * 998 + "}")], {})
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[{"a":[', "]}]")])
+def test_what_is_nested_too_deep_is_rejected_alone(opened: str, closed: str) -> None:
+    step = opened.count("[") + opened.count("{")
+
+    def deep(levels: int) -> str:
+        many = (levels - 1) // step
+        return f'{{"name":"Ann","email":"a@b.co","x":{opened * many}1.0{closed * many}}}'
+
+    levels = (json_objects.NESTING_MAX - 1) // step * step + 1
+    assert one(deep(levels)) == ("Ann", "a@b.co", "{" + deep(levels).partition('co",')[2])
+    for many in (levels + step, 300, 990):
+        rows, faults = loaded(f"[{GOOD.decode()},{deep(many)},{GOOD.decode()}]".encode())
+        assert faults == {1: RecordError("nested_too_deep")}
+        assert rows[0] == rows[2] == ("Ann", "ann@example.com", "{}")
     with pytest.raises(TooDeep):
-        loaded(b"[[" + deep + b"]]")
+        loaded(f"[{deep(1_010)}]".encode())
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,18 @@ def test_detect_is_not_misled_by_a_first_line_that_is_bad(what: str, given: str 
     assert read(b"\n".join([line, BOB.encode(), CY.encode()]), format=given) == (ADDRESSES[1:], [(1, code)])
 
 
+@pytest.mark.parametrize("bad", ["{", "}", "x", "[1", '{"name":"Ann"', ANN[5:]])
+def test_detect_takes_lines_for_lines_though_most_are_bad(bad: str) -> None:
+    assert read("\n".join([ANN, *[bad] * 60, BOB])) == (ADDRESSES[:2], [(n, "invalid_json") for n in range(2, 62)])
+
+
+def test_detect_takes_a_compact_object_before_pretty_ones_for_a_record() -> None:
+    pretty = [json.dumps(person, indent=1) for person in PEOPLE]
+
+    assert read("\n".join([ANN, *pretty[1:]])) == (ADDRESSES, [])
+    assert read("\n".join([ANN, *pretty[1:] * 30])) == (ADDRESSES[:1] + ADDRESSES[1:] * 30, [])
+
+
 @pytest.mark.parametrize("line", [f'{{"x":1e400,{ANN[1:]}', f'{{"x":"{"y" * (2 << 20)}",{ANN[1:]}'])
 def test_detect_takes_a_first_line_that_is_odd_but_good(line: str) -> None:
     assert read("\n".join([line, BOB, CY])) == (ADDRESSES, [])

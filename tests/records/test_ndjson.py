@@ -114,3 +114,13 @@ def test_hostile_file(corpora: Path) -> None:
         "bob",
         "cat",
     ]
+
+
+@pytest.mark.parametrize("levels", [100, 1_000, 100_000])
+def test_a_line_that_is_nested_too_deep_is_rejected_alone(levels: int) -> None:
+    deep = b'{"name":"Ann","email":"a@b.co","x":' + b"[" * levels + b"]" * levels + b"}"
+    _, faults = scanned([GOOD + b"\n" + deep + b"\n" + deep[:-1] + b"\n" + GOOD])
+
+    assert faults[1] == RecordError("nested_too_deep")
+    assert faults[2].code == "invalid_json"
+    assert set(faults) == {1, 2}

@@ -28,7 +28,7 @@ FILES = Path(__file__).parent.parent / "files"
 
 
 def sliced(records: list[bytes], at: list[int]) -> Iterator[Slice]:
-    """The records as Slices that end at these places; faults and lines tell who is who."""
+    """The records as Slices that end at these places; faults tell who is who."""
     bounds = [0, *sorted(at), len(records)]
     for begin, end in pairwise(bounds):
         some = records[begin:end]
@@ -37,7 +37,7 @@ def sliced(records: list[bytes], at: list[int]) -> Iterator[Slice]:
         faults = {
             place: RecordError(f"fault {begin + place}") for place in range(len(some)) if (begin + place) % 3 == 0
         }
-        yield Slice(b"\n".join(some), starts, ends, faults, np.arange(begin, end).astype(np.uint8))
+        yield Slice(b"\n".join(some), starts, ends, faults)
 
 
 @given(
@@ -66,8 +66,6 @@ def test_the_grid_depends_on_the_records_alone(
             assert len(some) <= least or any(some is each for each in slices)
             whole = range(first - 1, first - 1 + len(some))
             assert [some.raw(index) for index in range(len(some))] == [records[number] for number in whole]
-            assert some.lines is not None
-            assert some.lines.tolist() == list(whole)
             assert some.faults == {n - first + 1: RecordError(f"fault {n}") for n in whole if n % 3 == 0}
             assert (some.starts[0], some.ends[-1]) == (0, len(some.data))
             first += len(some)

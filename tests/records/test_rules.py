@@ -141,3 +141,51 @@ def test_every_code_says_what_to_do() -> None:
         assert "{field}" not in text
     assert message("required", "email") == "The email is missing. Every record needs a name and an email."
     assert message("invalid_json", None) == "The record is not valid JSON. Correct it."
+
+
+@pytest.mark.parametrize(
+    ("code", "emails"),
+    {
+        "email_several": [
+            *("a@x.org; b@x.org", "a@x.org,b@x.org", "a@x.org / b@x.org", "a@x.org b@x.org", "a@x.org\nb@x.org"),
+            *("a@x.org or b@x.org", "a@x.org;", "a@x.org , ", ",a@x.org", "Ann <a@x.org>, Bob <b@x.org>"),
+        ],
+        "email_mailto": ["mailto:a@x.org", "MAILTO:a@x.org", "mailto: a@x.org?subject=x"],
+        "email_with_name": ["Ann <a@x.org>", "<a@x.org>", '"Ann" <a@x.org>', "Jörg <j@x.org>", "Ann <mailto:a@x.org>"],
+        "email_invisible_character": [
+            *(
+                "\u202aa@x.org\u202c",
+                "a@x.org\u200e",
+                "a\u200b@x.org",
+                "a\u00ad@x.org",
+                "a@x.org\u3000",
+                "\u2060a@x.org",
+            ),
+            *("a@x\u00a0.org", "a\t@x.org", "a@x.org\x00", "a\u2028@x.org", "a\ufe0f@x.org", "a\u3164@x.org"),
+        ],
+        "email_not_ascii": ["info@müller.example", "jörg@x.org", "a\uff20x.org", "\uff42@x.org", "a@x.org…"],
+        "email_invalid": [
+            "nope",
+            "a@b",
+            "a@x.org.",
+            ".a@x.org",
+            "a@@x.org",
+            "a b@x.org",
+            "@",
+            "'a@x.org'",
+            "a/b@x.org",
+        ],
+    }.items(),
+)
+def test_a_reject_says_what_is_wrong_with_an_address(code: str, emails: list[str]) -> None:
+    for email in emails:
+        assert verdict("Ann", email) == ("email", code), email
+
+
+def test_message_names_an_invisible_character_by_its_number() -> None:
+    code = "email_invisible_character"
+
+    assert "(U+200B)" in message(code, "email", "\ufeff a\u200b@x.org")
+    assert "(U+E0041)" in message(code, "email", "a\U000e0041@x.org")
+    assert message(code, "email", "a" * 200) == message(code, "email")
+    assert "ASCII" in message("email_not_ascii", "email", "jörg@x.org")

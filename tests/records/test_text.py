@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rollcall.errors import EmptyFile, HeaderTooLong, TooManyColumns, UnknownFormat, Unreadable, UnsupportedEncoding
-from rollcall.records.text import HEAD_BYTES, csv_dialect, ending, refuse_binary, split, strip_bom
+from rollcall.records.formats.csv_dialect import Dialect, csv_dialect
+from rollcall.records.formats.csv_grammar import ending, split
+from rollcall.records.text import HEAD_BYTES, refuse_binary, strip_bom
 
 PLAIN = "name,email\nZoë,zoe@x.org\nBob,bob@x.org\n"
 
@@ -74,33 +76,83 @@ def test_text_is_not_refused(head: bytes) -> None:
         ("Preis;Ort, Land;Email, privat;Name\n1,5;2,5;3;4", ";", ["Preis", "Ort, Land", "Email, privat", "Name"]),
         ('"Name, first";"E-mail"\n"Lee, Ann";a@x.org', ";", ["Name, first", "E-mail"]),
         ('name,"notes; more; and more",email\n1,2,3', ",", ["name", "notes; more; and more", "email"]),
-        ('" Full\nname ",\u00a0email , "x" ,"a ""b""",\n', ",", ["Full\nname", "email", '"x"', 'a "b"', ""]),
-        ('"name,email\nAnn,a@x.org\n', ",", ['"name', "email"]),
-        ('"name,email\n"Ann" B\nx",y\n', ",", ['"name', "email"]),
+        ('" Full\nname ",\u00a0email , "x" ,"a ""b""",\n', ",", ["Full\nname", "email", "x", 'a "b"', ""]),
         ("\ufeff\n \r\n;;;\r\rname;email\n", ";", ["name", "email"]),
         ("name,email\rAnn,a@x.org\r", ",", ["name", "email"]),
         ('""\n', ",", [""]),
     ],
 )
 def test_the_dialect(head: str, delimiter: str, header: list[str]) -> None:
-    found, skip, cells = csv_dialect(head.encode())
-    assert (found, cells) == (delimiter, header)
-    assert strip_bom(head.encode())[skip:].startswith(head.strip("\ufeff \r\n;").encode()[:4])
+    found = csv_dialect(head.encode())
+    assert (found.delimiter, found.header, found.quoting) == (delimiter, header, "doubled")
+    assert strip_bom(head.encode())[found.skip :].startswith(head.strip("\ufeff \r\n;").encode()[:4])
 
 
 @pytest.mark.parametrize(
     ("line", "delimiter"),
-    [("sep=;\r\n", ";"), ("SEP=,\n", ","), ('"sep=|"\n', "|"), ("sep=\t\r", "\t"), ("sep=;;;;\n\n", ";")],
+    [
+        *[("sep=;\r\n", ";"), ("SEP=,\n", ","), ('"sep=|"\n', "|"), ("sep=\t\r", "\t"), ("sep=;;;;\n\n", ";")],
+        *[("sep = ;\n", ";"), (" sep=;  \r\n", ";"), ("sep=\\t\n", "\t"), ("sep=^\n", "^"), ('"sep=;",,\n', ";")],
+        *[("sep=\0\n", ","), ("sep=\n", ","), ("sep=tab\n", ","), ("sep=é\n", ","), ('sep="\n', ",")],
+    ],
 )
 def test_the_sep_line_of_excel_decides(line: str, delimiter: str) -> None:
     text = f"\ufeff{line}name{delimiter}a,b;c\n".encode()
-    found, skip, header = csv_dialect(text, ":")
-    assert (found, skip) == (delimiter, len(line))
-    assert header[0] == "name"
+    found = csv_dialect(text)
+    assert (found.delimiter, found.skip) == (delimiter, len(line.encode()))
+    assert found.header[0] == "name"
 
 
 def test_a_delimiter_that_is_given_is_taken() -> None:
-    assert csv_dialect(b"name,email\tphone\n", "\t") == ("\t", 0, ["name,email", "phone"])
+    assert csv_dialect(b"name,email\tphone\n", "\t") == Dialect("\t", 0, ["name,email", "phone"])
+    assert csv_dialect(b"sep=;\nname;email\tphone\n", "\t").delimiter == ";"
+
+
+BROKEN_HEADERS = [
+    b'name,"email,phone\nAnn,ann@example.com,1\n',
+    b'"name,email\nAnn,a@x.org\n',
+    b'"name,email\n"Ann" B\nx",y\n',
+    b'name;"email"x;phone\n',
+    b'"email',
+]
+
+
+@pytest.mark.parametrize("head", BROKEN_HEADERS)
+def test_csv_dialect_says_which_quote_of_the_header_is_wrong(head: bytes) -> None:
+    with pytest.raises(UnknownFormat, match="header has a quote that is never closed"):
+        csv_dialect(head)
+
+
+@pytest.mark.parametrize(
+    ("head", "quoting", "header"),
+    [
+        (b'"name","email"\n"Ann \\"A\\" Lee","a@x.org"\n"C:\\\\","x"\n', "backslash", ["name", "email"]),
+        (b'"na\\"me","email"\n"Ann","a@x.org"\n', "backslash", ['na"me', "email"]),
+        (b'"name","path"\n"Ann","C:\\dir\\"\n"Bob","D:\\"\n', "doubled", ["name", "path"]),
+        (b'name,note\nAnn,5\\" pipe\n', "doubled", ["name", "note"]),
+        (b'"name,email"\r\n"Ann,a@x.org"\r\n', "line", ["name", "email"]),
+        (b'"name;""e-mail"""\n"""Lee; Ann"";a@x.org"\nBob;b@x.org\n', "line", ["name", "e-mail"]),
+        (b'"name, email"\nAnn\n', "line", ["name", "email"]),
+        (b'"email"\n"a@x.org"\n', "doubled", ["email"]),
+    ],
+)
+def test_csv_dialect_tells_how_quotes_are_written(head: bytes, quoting: str, header: list[str]) -> None:
+    found = csv_dialect(head)
+    assert (found.quoting, found.header) == (quoting, header)
+
+
+@pytest.mark.parametrize(
+    ("head", "line_end"),
+    [
+        (b"name,email\rAnn,a@x.org\r", "\r"),
+        (b'"Full\nname",email\rAnn,a@x.org\r', "\r"),
+        (b"name,email\r\nAnn,a@x.org\rx\r\n", "\n"),
+        (b'"Full\rname",email\nAnn,a@x.org\n', "\n"),
+        (b"name,email", "\n"),
+    ],
+)
+def test_csv_dialect_tells_how_lines_end(head: bytes, line_end: str) -> None:
+    assert csv_dialect(head).line_end == line_end
 
 
 @pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf", b"\n\r\n \t\n", b"sep=;\n", b",,,\n;;"])
@@ -112,10 +164,10 @@ def test_a_file_without_a_line_is_empty(head: bytes) -> None:
 def test_a_header_has_its_limits() -> None:
     with pytest.raises(HeaderTooLong):
         csv_dialect(b"x" * HEAD_BYTES)
-    assert csv_dialect(b"x" * 99)[2] == ["x" * 99]
+    assert csv_dialect(b"x" * 99).header == ["x" * 99]
     with pytest.raises(TooManyColumns, match="10001"):
         csv_dialect(b"," * 9_999 + b"x,\n")
-    assert len(csv_dialect(b"," * 9_999 + b"x\n")[2]) == 10_000
+    assert len(csv_dialect(b"," * 9_999 + b"x\n").header) == 10_000
 
 
 @pytest.mark.parametrize("head", ["naïve,email\n".encode("latin-1"), b"na\0me,email\n"])
@@ -147,7 +199,13 @@ def test_no_head_takes_long(sign: bytes) -> None:
         (b'""', "closed", "open"),
         (b'"""', "open", "closed"),
         (b'"a""",', "closed", "stray"),
-        (b'"a" ,', "stray", "stray"),
+        (b'"a" ,', "closed", "stray"),
+        (b'"a" b,', "stray", "stray"),
+        (b'a, "b" ,\t"c"', "closed", "stray"),
+        (b'a, "b" c', "closed", "stray"),
+        (b'a, "b', "perhaps", "stray"),
+        (b'a, "b" c,"d', "open", "stray"),
+        (b'b" , "c', "perhaps", "perhaps"),
         (b'",","', "open", "closed"),
     ],
 )
@@ -165,6 +223,8 @@ def test_how_a_line_leaves_its_record(line: bytes, outside: str, inside: str) ->
         (b'"","""",""","""', [b"", b'"', b'","']),
         (b'"a\r\nb",\xff', [b"a\r\nb", b"\xff"]),
         (b'"a,b', [b'"a', b"b"]),
+        (b'a , "b,c"\t, "d""e" ', [b"a ", b"b,c", b'd"e']),
+        (b'a, "b" c, "d', [b"a", b' "b" c', b' "d']),
     ],
 )
 def test_the_cells_of_a_record(record: bytes, cells: list[bytes]) -> None:
@@ -201,6 +261,6 @@ def test_hostile_files_are_refused(corpora: Path, file: str, fault: type[Unreada
 )
 def test_header_that_begins_with_an_empty_cell_keeps_its_first_column(before: bytes, header: bytes) -> None:
     """As pandas writes an index. Patterns that Python before 3.11.5 matches wrongly took the cell for a blank line."""
-    _, skip, columns = csv_dialect(before + header + b"\n0,Ann,ann@example.com\n")
-    assert strip_bom(before + header)[skip:] == header
-    assert columns == [cell.decode().strip(' "\xa0') for cell in header.split(b",")]
+    found = csv_dialect(before + header + b"\n0,Ann,ann@example.com\n")
+    assert strip_bom(before + header)[found.skip :] == header
+    assert found.header == [cell.decode().strip(' "\xa0') for cell in header.split(b",")]

@@ -88,4 +88,6 @@ def _print_findings(found: Findings) -> None:
     if rejected:
         out.print()
         out.print(codes)
-    show.rejects(({**row, "message": message(row["code"], row["field"])} for row in found.rejects), rejected)
+    show.rejects(
+        ({**row, "message": message(row["code"], row["field"], row["value"])} for row in found.rejects), rejected
+    )

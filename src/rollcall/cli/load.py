@@ -35,6 +35,7 @@ from rollcall.options import Options
 from rollcall.receive import Limits, receive
 from rollcall.settings import Settings
 from rollcall.storage import Store, open_store
+from rollcall.uploads import Incoming
 
 PAUSE_SECONDS = 0.25
 LOOK_SECONDS = 0.25
@@ -63,7 +64,7 @@ class LocalClient:
             store=self._store,
             wish=lambda: wish,
             segment_bytes=None,
-            name=file.name,
+            incoming=Incoming(name=file.name),
             limits=self._limits,
         )
         return str(job_id)

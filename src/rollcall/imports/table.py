@@ -57,7 +57,8 @@ class Progress:
 class Import:
     """One row. The counts come from the ledger until the state is final; `position` is the bytes read so far.
 
-    `sha256`: of the whole stored file. `same_file_as`: the latest import before it of the same bytes for this Source.
+    `file_name`: as its sender named it, if at all. `sha256`: of the whole stored file. `same_file_as`: the latest
+    import before it of the same bytes for this Source.
     `error_code`, `error_message`: why it failed; of a running one, why it was let go, until something is committed.
     """
 
@@ -65,6 +66,7 @@ class Import:
     seq: int
     source: str
     upload_id: UUID
+    file_name: str | None
     bytes_total: int
     sha256: bytes | None
     same_file_as: UUID | None
@@ -121,7 +123,9 @@ FIGURES: LiteralString = """
        coalesce(p.skipped, i.skipped)::bigint as skipped, coalesce(p.duplicate, i.duplicate)::bigint as duplicate,
        coalesce(p.rejected, i.rejected)::bigint as rejected,
        case when w.waits then i.error_code end as error_code,
-       coalesce(p.position, case when i.total is null then 0 else i.bytes_total end)::bigint as position,
+       case when p.position is not null then p.position when i.total is not null then i.bytes_total
+            else coalesce((select max(d.position) from rollcall.import_parts d where d.import_id = i.id), 0)
+        end::bigint as position,
        case when i.state = 'queued' then (select count(*) from rollcall.imports e where e.source = i.source
              and (e.state = 'running' or e.state = 'queued' and e.seq < i.seq)) else 0 end as ahead
 """
@@ -129,6 +133,7 @@ FIGURES: LiteralString = """
 REST: LiteralString = """
        i.seq, i.source, i.upload_id, i.bytes_total, i.sha256, i.crashes, i.worker,
        coalesce(p.by_code, i.by_code) as by_code, i.created_by, i.created_at, i.started_at, i.finished_at,
+       (select left(u.name, 255) from rollcall.uploads u where u.id = i.upload_id) as file_name,
        (select e.id from rollcall.imports e where e.source = i.source and e.sha256 = i.sha256 and e.seq < i.seq
          order by e.seq desc limit 1) as same_file_as
 """
@@ -202,9 +207,9 @@ async def progress(tx: Connection, job_ids: Collection[UUID]) -> list[Progress]:
 
 
 async def of_upload(tx: Connection, upload_id: UUID) -> Import | None:
-    """The one that was made of this Upload, as it stands now."""
+    """The first one that was made of this Upload, as it stands now."""
     async with tx.cursor(row_factory=class_row(Import)) as cursor:
-        await cursor.execute(SHOWN + " where i.upload_id = %s", (upload_id,))
+        await cursor.execute(SHOWN + " where i.upload_id = %s order by i.seq limit 1", (upload_id,))
         return await cursor.fetchone()
 
 

@@ -21,6 +21,7 @@ from rollcall.errors import EmptyFile, UnknownFormat, Unreadable
 from rollcall.records import archive, reject_file, text
 from rollcall.records import mapping as mappings
 from rollcall.records.formats import json, json_objects, layout, ndjson, resent
+from rollcall.records.formats.csv_dialect import csv_dialect
 from rollcall.records.formats.reader import RECORD_BYTES_MAX
 from rollcall.records.parts import FORMATS, Part, parts
 from rollcall.records.plan import Compression, Mapping, Plan
@@ -73,12 +74,14 @@ def inspect(
         head += more
         found, keys = _json_keys(head, whole, True, format)
     if not found:
-        delimiter, skip, headings = text.csv_dialect(head, "\t" if format == "tsv" else None)
+        dialect = csv_dialect(head, "\t" if format == "tsv" else None)
+        headings = dialect.header
         if reject_file.is_reject_file(headings):
             headings = [reject_file.unguarded(heading) for heading in headings]
         header = mappings.unique(headings)
         mapped = _columns(mapping, header)
-        plan = Plan("csv", compression, header, mapped, delimiter, skip, mapping_given=mapping is not None)
+        plan = Plan("csv", compression, header, mapped, dialect.delimiter, dialect.skip)
+        plan = replace(plan, quoting=dialect.quoting, line_end=dialect.line_end, mapping_given=mapping is not None)
         return replace(plan, loaders=_loaders(plan, head, loaders))
     # Of a file whose first Record is too long to be read no key is known.
     mapped = _columns(mapping, keys) if keys or whole else mapping or mappings.CONTRACT

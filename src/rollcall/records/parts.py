@@ -23,7 +23,8 @@ from rollcall.records.rules import judge
 
 PART_RECORDS = 16_000
 PART_BYTES = 4 << 20
-"""A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded)."""
+"""A Part ends with the Record that brings it to so many Records, or to so many bytes of Records (decoded). Headings, if
+long, count as bytes of every CSV Record that repeats them in its attributes."""
 
 SPARSE = 8
 """Records are packed if they take less than one byte in so many."""
@@ -99,7 +100,7 @@ def cut(
     """
     first, pieces, held, held_bytes = 1, [], 0, 0
     for piece in slices:
-        bytes_until = np.cumsum(piece.ends - piece.starts)
+        bytes_until = np.cumsum(piece.ends - piece.starts if piece.weights is None else piece.weights)
         begin = 0
         while begin < len(piece):
             before = int(bytes_until[begin - 1]) if begin else 0
@@ -137,7 +138,7 @@ def _between(piece: Slice, begin: int, end: int) -> Slice:
         starts,
         ends,
         {index - begin: fault for index, fault in piece.faults.items() if begin <= index < end},
-        None if piece.lines is None else piece.lines[begin:end],
+        regular=piece.regular,
     )
     return some if len(some.data) <= SPARSE * int((ends - starts).sum()) else some.packed()
 
@@ -150,13 +151,12 @@ def _join(pieces: list[Slice]) -> Slice:
     faults: dict[int, RecordError] = {}
     for piece, before in zip(pieces, records_before, strict=False):
         faults |= {int(before) + index: fault for index, fault in piece.faults.items()}
-    lines = [piece.lines for piece in pieces if piece.lines is not None]
     return Slice(
         b"".join(piece.data for piece in pieces),
         np.concatenate([piece.starts + before for piece, before in zip(pieces, data_before, strict=False)]),
         np.concatenate([piece.ends + before for piece, before in zip(pieces, data_before, strict=False)]),
         faults,
-        np.concatenate(lines) if lines else None,
+        regular=all(piece.regular for piece in pieces),
     )
 
 

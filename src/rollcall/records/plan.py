@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 FormatName = Literal["csv", "json", "ndjson"]
 Compression = Literal["none", "gzip", "zstd"]
+Quoting = Literal["doubled", "backslash", "line"]
+LineEnd = Literal["\n", "\r"]
 
 DATA = "data"
 """The key of the array of contacts in the contract's envelope."""
@@ -40,6 +42,8 @@ class Plan:
     `header`: the columns of a CSV file, made unique (a second `Phone` is `Phone (2)`); of JSON, the keys seen in the
     sample, in order of appearance (a guide for people and reject files; later Records may have others).
     `delimiter`: CSV only. `skip`: bytes of the decoded file before the header (an Excel `sep=` line); 0 for JSON.
+    `quoting`: how CSV writes a quote inside quotes, doubled (RFC 4180) or behind a backslash (MySQL); `line`: each line
+    is one quoted cell that holds the row. `line_end`: LF also stands for CRLF; where it is CR, LF ends lines too.
     `mapping_given`: the mapping is the sender's; a guessed one is only a guide to the Records of JSON, which go by
     their own keys (`mapping.by_record`). `member`: JSON only, the key of the array of Records if the file is an object;
     None if every object of the file is a Record.
@@ -53,6 +57,8 @@ class Plan:
     delimiter: str | None = None
     skip: int = 0
     loaders: tuple[str, ...] = ("",)
+    quoting: Quoting = "doubled"
+    line_end: LineEnd = "\n"
     mapping_given: bool = False
     member: str | None = DATA
     reader: int = READER_VERSION
@@ -63,13 +69,18 @@ class Plan:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """Tolerates members of other versions, and what is stored beside the Plan."""
-        mapping, known = stored["mapping"], {field.name for field in fields(cls)}
+        """A stored Plan, also one of another version: what it lacks or has beside these fields raises nothing.
+
+        The `reader` of such a Plan differs, so `parts` refuses it (ReaderChanged) before anything else of it counts.
+        """
+        mapping = stored.get("mapping") or {}
+        known: dict[str, Any] = {"format": "csv", "compression": "none", "header": (), "loaders": ("",), "reader": 0}
+        known |= {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
         return cls(
-            **{name: value for name, value in stored.items() if name in known}
+            **known
             | {
-                "header": tuple(stored["header"]),
-                "loaders": tuple(stored["loaders"]),
-                "mapping": Mapping(email=mapping["email"], name=tuple(mapping["name"])),
+                "header": tuple(known["header"]),
+                "loaders": tuple(known["loaders"]),
+                "mapping": Mapping(email=mapping.get("email", ""), name=tuple(mapping.get("name", ()))),
             }
         )

@@ -29,11 +29,37 @@ EMAIL_PATTERN = (
 
 CONTROL_PATTERN = r"[\x00-\x08\x0e-\x1f\x7f]"  # a tab or a line break in a cell is a blank, and people type them
 
+INVISIBLE_PATTERN = "[{}]".format(
+    "".join(
+        (
+            r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}",
+            r"\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}",
+            r"\x{34f}\x{115f}\x{1160}\x{2800}\x{3164}\x{fe00}-\x{fe0f}\x{ffa0}",
+        )
+    )
+)
+"""Signs that nobody sees: controls, formats (joiners, marks of direction, soft hyphens), blanks but the usual one."""
+
+EMAIL_REASONS = {
+    "email_several": r"@.*[\s,;/|&].*@|@.*[,;/|]\s*\z|\A[,;/|].*@",
+    "email_mailto": r"(?i)\Amailto:",
+    "email_with_name": r"<[^<>]*@[^<>]*>",
+    "email_invisible_character": INVISIBLE_PATTERN,
+    "email_not_ascii": r"[^\x00-\x7f]",
+}
+"""Why an address is not valid, if that can be told; the first that matches (a dot matches a line break, too)."""
+
 CODES = {
     "required": "The {field} is missing. Every record needs a name and an email.",
     "email_empty": "The email is empty. Fill it in.",
     "email_too_long": f"The email is longer than {EMAIL_LENGTH_MAX} characters. Correct it.",
     "email_invalid": "The email is not a valid address such as ann@example.com. Correct it.",
+    "email_several": "The email holds more than one address, or a separator behind it. Keep one address.",
+    "email_mailto": "The email begins with mailto:. Remove that.",
+    "email_with_name": "The email has a name or angle brackets around the address. Keep the address only.",
+    "email_invisible_character": "The email contains an invisible character{sign}. Remove it, or type the email again.",
+    "email_not_ascii": "The email contains characters that are not ASCII, such as é or a full-width @. Correct it, or "
+    "write the part after the @ as xn--….",
     "name_empty": "The name is empty. Fill it in.",
     "name_too_long": f"The name is longer than {NAME_LENGTH_MAX} characters. Shorten it.",
     "control_character": "The {field} contains a control character, such as NUL or escape. Remove it.",
@@ -45,6 +71,7 @@ CODES = {
     "stray_quote": "The {field} has text after its closing quote. Double the quotes inside a quoted value.",
     "unclosed_quote": "The {field} begins with a quote that is never closed. Close it, or remove it.",
     "too_many_fields": "The {field} has more values than the header. Quote values that contain a separator.",
+    "nested_too_deep": "The {field} is nested more than 100 levels deep. Flatten it, or send it as text.",
     "too_many_keys": "The {field} has more than 10,000 keys. Send fewer.",
     "record_too_long": "The {field} is too long to be read. Shorten it.",
     "invalid_json": "The {field} is not valid JSON. Correct it.",
@@ -60,9 +87,16 @@ Problem = tuple[str, str, Column, Flags]
 """Field, code, the field's values as they were read, and which Records have the problem."""
 
 
-def message(code: str, field: str | None) -> str:
-    """What a Reject says to people. `field` None means the whole record."""
-    return CODES[code].format(field=field or "record")
+def message(code: str, field: str | None, value: str | None = None) -> str:
+    """What a Reject says to people. `field` None means the whole record; `value`: as the Reject has it, if it is known.
+
+    An invisible character is named by its number (U+200B).
+    """
+    sign = ""
+    if code == "email_invisible_character" and value:
+        found = next((sign for sign in value.strip(BLANKS) if _is_invisible(sign)), None)
+        sign = f" (U+{ord(found):04X})" if found else ""
+    return CODES[code].format(field=field or "record", sign=sign)
 
 
 def judge(batch: Columns, first: int) -> tuple[pa.Table, pa.Table]:
@@ -127,9 +161,22 @@ def _controlled(column: Column) -> Flags:
     return np.asarray(pc.match_substring_regex(column, CONTROL_PATTERN))
 
 
+def _is_invisible(character: str) -> bool:
+    return bool(pc.match_substring_regex(pa.scalar(character), INVISIBLE_PATTERN).as_py())
+
+
+def _email_codes(values: Column) -> Column:
+    """Why each of these addresses is not valid."""
+    codes = pa.array(["email_invalid"] * len(values), _STRING)
+    for code, pattern in reversed(EMAIL_REASONS.items()):
+        codes = pc.if_else(pc.match_substring_regex(values, f"(?s){pattern}"), code, codes)
+    return codes
+
+
 def _rejects(record: Offsets, field: str, code: str, values: Column) -> pa.Table:
     count = len(record)
-    columns = [pa.array(record), pa.repeat(field, count), pa.repeat(code, count), _shown(values)]
+    codes = _email_codes(_trim(values)) if code == "email_invalid" else pa.repeat(code, count)
+    columns = [pa.array(record), pa.repeat(field, count), codes, _shown(values)]
     return pa.table(columns, schema=REJECTS)
 
 

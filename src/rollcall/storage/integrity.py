@@ -9,7 +9,7 @@ import io
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from rollcall.errors import ObjectCorrupt, ObjectMissing, StoreDown
 from rollcall.storage.store import Segment, Store
@@ -69,13 +69,13 @@ def _checksum(block: bytes | memoryview) -> bytes:
     return zlib.crc32(block).to_bytes(CHECKSUM_BYTES, "big")
 
 
-def open_segments(store: Store, segments: Sequence[Segment], bytes_total: int) -> BinaryIO:
+def open_segments(store: Store, segments: Sequence[Segment], bytes_total: int) -> io.BufferedReader:
     """An Upload of `bytes_total` bytes, from its first byte to its last; its Segments in their order.
 
     A byte is handed out only when the checksum of its MiB is right, and the end only when all bytes were there.
     Reading raises ObjectCorrupt, ObjectMissing, StoreDown.
     """
-    return cast(BinaryIO, io.BufferedReader(_SegmentStream(_blocks(store, segments, bytes_total)), BLOCK_BYTES))
+    return io.BufferedReader(_SegmentStream(_blocks(store, segments, bytes_total)), BLOCK_BYTES)
 
 
 def _blocks(store: Store, segments: Sequence[Segment], bytes_total: int) -> Generator[bytes, None, None]:

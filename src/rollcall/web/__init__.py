@@ -28,7 +28,6 @@ from rollcall.keys import Caller
 from rollcall.receive import Limits
 from rollcall.storage import Store
 from rollcall.telemetry import CounterValues
-from rollcall.web.admission import Admission
 from rollcall.web.checks import Checks
 from rollcall.web.outgoing import Room
 from rollcall.web.watch import Watch
@@ -52,7 +51,6 @@ class Service:
     limits: Limits
     keyless_limits: Limits | None = None
     spool_dir: Path | None = None
-    admission: Admission = field(default_factory=Admission)
     cpu_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     room: Room = field(default_factory=Room)
     readings: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READINGS))

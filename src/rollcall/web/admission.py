@@ -1,44 +1,19 @@
 """Who may begin to send a body: decided by the head of a request, before its first byte is waited for.
 
-Bodies are bounded by memory and not by their number: what each of them holds is small wherever it goes (JSON that is to
-be judged lies in a file from SPOOL_BYTES on), and no more come than there are connections.
+How many of one sender may arrive is counted by the database (`receive.one_request`). Bodies are bounded by memory and
+not by their number: what each of them holds is small wherever it goes (JSON that is to be judged lies in a file from
+SPOOL_BYTES on), and no more come than there are connections.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
-
-from rollcall.errors import Forbidden, InvalidInput, TooManyRequests
+from rollcall.errors import Forbidden, InvalidInput
 from rollcall.keys import Caller
 from rollcall.options import check_label
 from rollcall.web.responses import issue
 
 SPOOL_BYTES = 64 << 10
 """How much of a JSON body is held in memory."""
-
-
-class Admission:
-    """The bodies that this process takes in. Limits across processes are the database's (`receive`)."""
-
-    def __init__(self) -> None:
-        self._arriving: Counter[str | None] = Counter()
-
-    @contextmanager
-    def place(self, caller: Caller, limit: int) -> Generator[None, None, None]:
-        """A place for one body of this caller. Raises TooManyRequests when `limit` of them are arriving."""
-        if self._arriving[caller.name] >= limit:
-            raise TooManyRequests(
-                f"{limit} uploads are arriving already (MAX_ARRIVING_UPLOADS). Send this one when one of them is done."
-            )
-        self._arriving[caller.name] += 1
-        try:
-            yield
-        finally:
-            self._arriving[caller.name] -= 1
-            if not self._arriving[caller.name]:
-                del self._arriving[caller.name]
 
 
 def allow(caller: Caller, given: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""Who asks: every request but those for health shows an API key, once a key was ever made.
+"""Who asks: every request but those for health and the documentation shows an API key, once a key was ever made.
 
-What is not named in OPEN is closed: a route that is added later, the documentation, a path that leads nowhere. The key
+What is not named in OPEN is closed: a route that is added later, a path that leads nowhere. The key
 comes in one `Authorization: Bearer KEY` and in no other way. Nothing is remembered of a key from one request to the
 next, so it ends with its revocation; a database that does not answer lets nobody in.
 
@@ -24,7 +24,10 @@ from rollcall.errors import Forbidden, RollcallError, Unauthorized, Unavailable
 from rollcall.keys import Caller
 from rollcall.web.responses import on_error
 
-OPEN = frozenset({"/health", "/health/live"})
+OPEN = frozenset(
+    {"/health", "/health/live", "/openapi.json", "/docs"}
+    | {f"/docs/{name}" for name in ("start.js", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")}
+)
 BEARER = re.compile(rb"(?i:bearer) +([!-~]{1,100})")
 HOST = re.compile(r"(\[::1\]|[a-z0-9.-]+)(?::([0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": 80, "https": 443}

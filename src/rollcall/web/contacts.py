@@ -9,8 +9,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 from orjson import Fragment
 
-from rollcall import contacts
-from rollcall.contacts import Contact, Page
+from rollcall import contact_pages
+from rollcall.contact_pages import Contact, Page
 from rollcall.web import CallerDep, ServiceDep
 from rollcall.web.outgoing import PAGE_BYTES, PIECE_BYTES, AnswerRoom, Body, json
 from rollcall.web.responses import PROBLEMS, Answer, Text
@@ -54,7 +54,7 @@ async def list_contacts(
 
     async def read(bytes_max: int) -> Page:
         async with service.database.session() as tx:
-            return await contacts.page(
+            return await contact_pages.page(
                 tx,
                 source=source,
                 email=email,
@@ -66,7 +66,7 @@ async def list_contacts(
             )
 
     # A short page has room always: slow readers of long ones hold nobody up who asks for a few contacts.
-    short = limit * contacts.ROW_BYTES <= PIECE_BYTES
+    short = limit * contact_pages.ROW_BYTES <= PIECE_BYTES
     page = await read(PIECE_BYTES) if short else None
     if page is None or (page.next and len(page.contacts) < limit):
         await room.keep(PAGE_BYTES)

@@ -102,7 +102,11 @@ def judge(body: BinaryIO, options: Options) -> Iterator[None]:
 def _issues(part: Part, count: int) -> Iterator[dict[str, Any]]:
     for reject in part.rejects.slice(0, count).to_pylist():
         path = ["data", reject["record"] - 1, *([reject["field"]] if reject["field"] else [])]
-        yield {"path": path, "code": reject["code"], "message": message(reject["code"], reject["field"])}
+        yield {
+            "path": path,
+            "code": reject["code"],
+            "message": message(reject["code"], reject["field"], reject["value"]),
+        }
 
 
 def _parse(members: list[Member], given: dict[str, str], issues: list[dict[str, Any]]) -> ImportRequest:

@@ -54,7 +54,8 @@ class FaultShown(Answer):
 
 
 class ImportShown(Answer):
-    """One import. `total`: Records in the file, once its end was seen. `unprocessed`: when final, those never read.
+    """One import. `total`: Records in the file, once its end was seen. `unprocessed`: when final, those never read;
+    null where the end of the file was never seen (`bytes` says how far it was read). `fileName`: as its sender has it.
 
     `rate`: Records a second. `eta`: seconds. `ahead`: imports of its source that come first. `attempt`: workers that
     have begun it. `error`: why it failed, or what a running one waits for. `sha256`: of the file as it was sent.
@@ -63,6 +64,7 @@ class ImportShown(Answer):
 
     job_id: UUID
     source: str
+    file_name: str | None
     state: State
     format: str | None
     counts: CountsShown
@@ -193,6 +195,7 @@ def describe(job: Import) -> ImportShown:
     return ImportShown(
         job_id=job.id,
         source=job.source,
+        file_name=job.file_name,
         state=job.state,
         format=job.plan and job.plan.get("format"),
         counts=CountsShown.model_validate(job.counts, from_attributes=True),

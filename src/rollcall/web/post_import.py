@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
@@ -23,7 +23,8 @@ from multipart import parse_options_header
 from rollcall.errors import InvalidInput, NoSpace, UnsupportedMediaType, UploadFailed
 from rollcall.keys import Caller
 from rollcall.options import CHOICES, SOURCE_LENGTH_MAX, Options
-from rollcall.receive import receive
+from rollcall.receive import Arrival, become_import, one_request
+from rollcall.uploads import Incoming
 from rollcall.web import CallerDep, Service, ServiceDep, envelope
 from rollcall.web.admission import SPOOL_BYTES, allow
 from rollcall.web.body import content_length, paced_body
@@ -141,27 +142,29 @@ async def post(request: Request, response: Response, service: ServiceDep, caller
 async def _take(pending: PendingImport) -> UUID:
     content_type, parameters = parse_options_header(pending.request.headers.get("content-type", ""))
     if content_type == "application/json":
-        with _place(pending):
-            return await _json(pending)
+        async with _arriving(pending) as arrival:
+            return await _json(pending, arrival)
     if content_type == "multipart/form-data":
-        with _place(pending):
-            return await _form(pending, parameters.get("boundary", ""))
+        async with _arriving(pending) as arrival:
+            return await _form(pending, arrival, parameters.get("boundary", ""))
     if content_type.startswith(NO_FILES):
         raise UnsupportedMediaType(
             "Send application/json, multipart/form-data, or a file as application/octet-stream or with its own type."
         )
     asked = parse_request(pending.given)
-    with _place(pending) if pending.idempotency_key else nullcontext():
-        return await _receive(pending, pending.body, lambda: asked, asked.resumable, content_type=content_type or None)
+    async with _arriving(pending) as arrival:
+        file = Incoming(content_type=content_type or None)
+        return await _receive(pending, arrival, pending.body, lambda: asked, asked.resumable, file)
 
 
-def _place(pending: PendingImport) -> AbstractContextManager[None]:
-    """A body has to have it that is read before its Upload exists, or without one: then the database counts it late, or
-    never."""
-    return pending.service.admission.place(pending.caller, pending.service.limits_of(pending.caller.name).arriving)
+def _arriving(pending: PendingImport) -> AbstractAsyncContextManager[Arrival]:
+    """Its Upload: entered before a byte of the body is awaited, so that every byte counts for its sender."""
+    service, sender = pending.service, pending.caller.name
+    incoming = Incoming(created_by=sender, idempotency_key=pending.idempotency_key)
+    return one_request(service.database, service.store, incoming, service.limits_of(sender))
 
 
-async def _json(pending: PendingImport) -> UUID:
+async def _json(pending: PendingImport, arrival: Arrival) -> UUID:
     members, length = Members(), 0
     spool_dir = str(pending.service.spool_dir) if pending.service.spool_dir else None
     # Bodies that wait for their rest, or for a judge, must not fill the memory.
@@ -182,7 +185,8 @@ async def _json(pending: PendingImport) -> UUID:
             await _judge(pending, beginning, asked.options)
             rest = pending.body
         body = _chain(beginning, rest)
-        return await _receive(pending, body, lambda: asked, asked.resumable, content_type="application/json")
+        file = Incoming(content_type="application/json")
+        return await _receive(pending, arrival, body, lambda: asked, asked.resumable, file)
 
 
 def _take_in(beginning: BinaryIO, members: Members, chunk: bytes) -> None:
@@ -204,7 +208,7 @@ async def _judge(pending: PendingImport, body: BinaryIO, options: Options) -> No
             raise UploadFailed
 
 
-async def _form(pending: PendingImport, boundary: str) -> UUID:
+async def _form(pending: PendingImport, arrival: Arrival, boundary: str) -> UUID:
     if not boundary:
         text = "The Content-Type of a form names its boundary."
         raise InvalidInput(text, issues=[issue("boundary", "required", text)])
@@ -213,38 +217,28 @@ async def _form(pending: PendingImport, boundary: str) -> UUID:
     def asked() -> ImportRequest:
         return parse_request(form.fields | pending.given)
 
-    file = await form.file()
+    part = await form.file()
     allow(pending.caller, form.fields | pending.given)
     early = parse_request({"source": "may follow"} | form.fields | pending.given)
-    return await _receive(pending, form.rest(), asked, early.resumable, name=file.name, content_type=file.content_type)
+    file = Incoming(part.name, part.content_type)
+    return await _receive(pending, arrival, form.rest(), asked, early.resumable, file)
 
 
 async def _receive(
     pending: PendingImport,
+    arrival: Arrival,
     body: AsyncIterator[bytes],
     asked: Callable[[], ImportRequest],
     resumable: bool,
-    *,
-    name: str | None = None,
-    content_type: str | None = None,
+    file: Incoming,
 ) -> UUID:
     def found() -> tuple[str, Options]:
         request = asked()
         allow(pending.caller, {"source": request.source})
         return request.source, request.options
 
-    return await receive(
-        body,
-        database=pending.service.database,
-        store=pending.service.store,
-        wish=found,
-        segment_bytes=pending.service.segment_bytes if resumable else None,
-        name=name,
-        content_type=content_type,
-        created_by=pending.caller.name,
-        idempotency_key=pending.idempotency_key,
-        limits=pending.service.limits_of(pending.caller.name),
-    )
+    segment_bytes = pending.service.segment_bytes if resumable else None
+    return await become_import(arrival, body, found, segment_bytes=segment_bytes, file=file)
 
 
 async def _watched(body: AsyncIterator[bytes], members: Members) -> AsyncGenerator[bytes, None]:

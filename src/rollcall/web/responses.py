@@ -163,6 +163,8 @@ def _code(kind: str) -> str:
 
 def _on_database(request: Request, error: Exception) -> Response:
     assert isinstance(error, psycopg.Error)
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return on_error(request, TooSlow().with_traceback(error.__traceback__))
     if classify(error) == "fault":
         raise error
     return on_error(request, DatabaseDown().with_traceback(error.__traceback__))
@@ -210,6 +212,10 @@ class Requests:
 
 class Stopping(Unavailable):
     """The service is stopping. Send the request again in a moment."""
+
+
+class TooSlow(Unavailable):
+    """The database took too long for this. Ask for less, or try again in a moment."""
 
 
 class Internal(RollcallError):

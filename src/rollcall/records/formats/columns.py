@@ -39,6 +39,8 @@ def attributes(columns: Mapping[str, pa.StringArray], length: int, written: Coll
         if key in written:
             pieces += [f",{orjson.dumps(key).decode()}:", column]
             continue
+        if not len(value_bytes(column)):
+            continue
         value = pc.utf8_trim(column, BLANKS)
         member = f',{orjson.dumps(key).decode()}:"', _escape(value), '"'
         blank = not np.asarray(pc.binary_length(value)).all()

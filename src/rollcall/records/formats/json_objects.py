@@ -9,7 +9,6 @@ one wins.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
@@ -20,9 +19,9 @@ import pyarrow as pa
 
 from rollcall.records import reject_file
 from rollcall.records.formats.columns import attributes, join_values
+from rollcall.records.formats.json_text import PLAIN, fits, holds_nul, is_nested_too_deep, judge_numbers, restore
 from rollcall.records.formats.reader import Columns, Offsets, RecordError, Slice
 from rollcall.records.formats.same_shape import KEYS_MAX, KeyColumns, MappingOf, Shape, read_by_shape
-from rollcall.records.formats.spans import STRING, mask_escapes
 from rollcall.records.mapping import by_record
 from rollcall.records.plan import Plan
 from rollcall.records.text import BLANKS
@@ -30,31 +29,20 @@ from rollcall.records.text import BLANKS
 SAMPLED_RECORDS: Final = 1_000
 VALUE_SHOWN: Final = 200
 
-INTEGER_DIGITS_MAX, FRACTION_DIGITS_MAX = 131_072, 16_383
-"""What Postgres' numeric can hold, and so its jsonb."""
+NESTING_MAX: Final = 100
+"""Brackets inside brackets in one Record, its own among them.
 
-ZEROS_MAX: Final = 1 << 20
-"""So many zeros may stand behind the exponents of one Record: jsonb writes them all out when it is read."""
+What is deeper cannot be shown again by the readers that people have: many end at 100 (Ruby), 128 (serde) or 255.
+"""
+
+SHORT_BYTES, SHORT_KEPT = 32, 256
+"""A Record as short as that is judged once, wherever it stands again: 16 MiB hold millions of `{}`."""
 
 Fields = tuple[pa.StringArray, pa.StringArray, pa.StringArray]
 """Name, email, attributes: as in a Batch."""
 
-_PLAIN = frozenset({str, int, bool, type(None)})
-"""Types that leave orjson as they came; a float may not (1.00 → 1.0, thirty digits → 1e+30)."""
-
-_TOKEN = re.compile(STRING + rb'?|[^\s"{}\[\]:,]++')
-"""A string (if it is not closed, to the end: no text is read twice) or a bare word. Escapes are masked, as below."""
-
-_MEMBER = re.compile(rb"[{,\s]*+(" + STRING + rb")\s*+:\s*+(" + STRING + rb'|[^\s"{}\[\],]*+)')
-"""Key and value of a valid object; of a value in brackets, nothing."""
-
-_BRACKET = re.compile(STRING + rb"|([{\[])|([}\]])")
-_NUMBER = re.compile(rb"-?(0|[1-9]\d*+)(?:\.(\d++))?(?:[eE]([+-]?\d++))?")
-_LONG_EXPONENT = re.compile(rb"[eE][+-]?\d{4}")
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2})|.)", re.DOTALL
-)
-"""Any escape; group 1 is half of a surrogate pair without the other half."""
+Found = tuple[Any, Any, str] | RecordError
+"""The same of one Record, or why it is rejected."""
 
 
 def parse(part: Slice, plan: Plan) -> Columns:
@@ -94,8 +82,15 @@ def _one_by_one(part: Slice, rows: Offsets, mapping_of: MappingOf, faults: dict[
     names: list[str | None] = []
     emails: list[str | None] = []
     texts: list[str] = []
+    short: dict[bytes, Found] = {}
     for index, start, end in zip(rows.tolist(), part.starts[rows].tolist(), part.ends[rows].tolist(), strict=True):
-        found = faults.get(index) or _contact(part.data[start:end], mapping_of)
+        found: Found | None = faults.get(index)
+        if found is None and end - start > SHORT_BYTES:
+            found = _contact(part.data[start:end], mapping_of)
+        elif found is None and (found := short.get(raw := part.data[start:end])) is None:
+            found = _contact(raw, mapping_of)
+            if len(short) < SHORT_KEPT:
+                short[raw] = found
         if isinstance(found, RecordError):
             faults[index], found = found, (None, None, "{}")
         names.append(found[0])
@@ -107,12 +102,12 @@ def _one_by_one(part: Slice, rows: Offsets, mapping_of: MappingOf, faults: dict[
 def members(raw: bytes) -> dict[str, Any] | None:
     """One Record's values, for orjson to write as they stand in it; None when it is no object."""
     try:
-        record, text, _ = _judge_numbers(raw)
+        record, text, _ = judge_numbers(raw)
     except orjson.JSONDecodeError:
         return None
     if not isinstance(record, dict):
         return None
-    _restore(record, text)
+    restore(record, text)
     return record
 
 
@@ -123,14 +118,14 @@ def sample_keys(slices: Iterable[Slice]) -> Iterator[bytes]:
 
 def keys(raw: bytes) -> list[str]:
     """One Record's keys, but for those that Postgres cannot hold or Rollcall adds. Raises JSONDecodeError."""
-    record, _, _ = _judge_numbers(raw)
+    record, _, _ = judge_numbers(raw)
     found = record if isinstance(record, dict) else ()
     return [key for key in found if "\0" not in key and key not in reject_file.NAMES]
 
 
 def check(text: bytes) -> None:
     """Raise JSONDecodeError unless this is JSON; whether it can be stored does not matter."""
-    _judge_numbers(text)
+    judge_numbers(text)
 
 
 def reason(error: orjson.JSONDecodeError) -> str:
@@ -138,14 +133,16 @@ def reason(error: orjson.JSONDecodeError) -> str:
     return f"{error.msg} (character {error.pos + 1})"
 
 
-def _contact(raw: bytes, mapping_of: MappingOf) -> tuple[Any, Any, str] | RecordError:
+def _contact(raw: bytes, mapping_of: MappingOf) -> Found:
     """Name, email and attributes."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError:
         try:
-            record, _, code = _judge_numbers(raw)
+            record, _, code = judge_numbers(raw)
         except orjson.JSONDecodeError as error:
+            if is_nested_too_deep(raw):
+                return RecordError("nested_too_deep")
             return RecordError("invalid_json", value=reason(error))
         if code:
             return RecordError(code)
@@ -153,9 +150,9 @@ def _contact(raw: bytes, mapping_of: MappingOf) -> tuple[Any, Any, str] | Record
         return RecordError("invalid_type", value=_shown(raw))
     if len(record) > KEYS_MAX:
         return RecordError("too_many_keys")
-    plain = _PLAIN.issuperset(map(type, record.values()))
-    if not plain:
-        _restore(record, raw)
+    plain = PLAIN.issuperset(map(type, record.values()))
+    if not plain and restore(record, raw) > NESTING_MAX:
+        return RecordError("nested_too_deep")
 
     mapping = mapping_of(record)
     email = record.get(mapping.email)
@@ -203,85 +200,14 @@ def _text(record: dict[str, Any], field: str, mapped: tuple[str, ...]) -> str | 
 def _unstorable(rest: dict[str, Any]) -> RecordError | None:
     """The first attribute that jsonb refuses. Reads the JSON: a key or a nested value may be the cause."""
     for key, value in rest.items():
-        if _holds_nul(orjson.dumps(key)):
+        if holds_nul(orjson.dumps(key)):
             return RecordError("nul_character")
         text = orjson.dumps(value)
-        if _holds_nul(text):
+        if holds_nul(text):
             return RecordError("nul_character", key[:VALUE_SHOWN], _shown(text))
-        if isinstance(value, orjson.Fragment) and not _fits(text):
+        if isinstance(value, orjson.Fragment) and not fits(text):
             return RecordError("number_out_of_range", key[:VALUE_SHOWN], _shown(text))
-    return None if _fits(orjson.dumps(rest)) else RecordError("number_out_of_range")
-
-
-def _holds_nul(text: bytes) -> bool:
-    return rb"\u0000" in text and rb"\u0000" in mask_escapes(text)
-
-
-def _fits(text: bytes) -> bool:
-    """Whether Postgres can hold, and write out, every number of this JSON."""
-    if len(text) < FRACTION_DIGITS_MAX - 999 and not _LONG_EXPONENT.search(text):
-        return True
-    zeros = 0
-    for number in filter(None, map(_NUMBER.fullmatch, _TOKEN.findall(mask_escapes(text)))):
-        integer, fraction, exponent = number.groups(b"")
-        if len(exponent) > 7:
-            return False
-        shift = int(exponent or 0)
-        zeros += abs(shift)
-        if len(integer) + shift > INTEGER_DIGITS_MAX or len(fraction) - shift > FRACTION_DIGITS_MAX:
-            return False
-    return zeros <= ZEROS_MAX
-
-
-def _judge_numbers(raw: bytes) -> tuple[Any, bytes, str | None]:
-    """What JSON says that orjson may not take; its text, with U+FFFD or `?` for what is no Unicode; that RecordError's
-    code.
-
-    Numbers may come as floats, for `_restore` to put right. Raises JSONDecodeError for what is not JSON.
-    """
-    text, code = raw, None
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        text, code = raw.decode(errors="replace").encode(), "invalid_utf8"
-    whole = _ESCAPE.sub(lambda escape: rb"\u003f" if escape[1] else escape[0], text)
-    if whole != text:
-        text, code = whole, code or "lone_surrogate"
-    return orjson.loads(_with_small_floats(text)), text, code
-
-
-def _with_small_floats(text: bytes) -> bytes:
-    """Numbers become floats that orjson can hold, as long as they were: errors keep their place."""
-    changed = bytearray(text)
-    for token in _TOKEN.finditer(mask_escapes(text)):
-        word = token[0]
-        if len(word) > 2 and _NUMBER.fullmatch(word):
-            changed[slice(*token.span())] = b"0.".ljust(len(word), b"0")
-    return bytes(changed)
-
-
-def _restore(record: dict[str, Any], raw: bytes) -> None:
-    """Put the text that stands in the Record for every number and nested value that orjson may have changed."""
-    masked = mask_escapes(raw)
-    at = 0
-    while member := _MEMBER.match(masked, at):
-        begin, at = member.span(2)
-        if begin == at:
-            at = _closing(masked, at)
-        text = raw[begin:at]
-        if not text.startswith(b'"') and type(record[key := orjson.loads(raw[slice(*member.span(1))])]) not in _PLAIN:
-            record[key] = orjson.Fragment(text)
-
-
-def _closing(masked: bytes, at: int) -> int:
-    """Where the value ends whose bracket opens here."""
-    depth = 0
-    for mark in _BRACKET.finditer(masked, at):
-        if mark.lastindex:
-            depth += 1 if mark.lastindex == 1 else -1
-            if not depth:
-                return mark.end()
-    raise AssertionError("the Record was judged to be JSON")
+    return None if fits(orjson.dumps(rest)) else RecordError("number_out_of_range")
 
 
 def _json(value: Any) -> str:

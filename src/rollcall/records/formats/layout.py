@@ -72,7 +72,7 @@ def looks_like_json(head: bytes) -> bool:
 
 
 def _is_lines(text: bytes, whole: bool) -> bool:
-    """Whether lines are objects: at least as many as are not.
+    """Whether lines are objects: at least as many as are not, or the first one where brackets tell no other layout.
 
     In a valid text of another layout every line that is an object has others around it that are none. Lines of several
     objects each are read by their brackets, if no other line is broken.
@@ -80,8 +80,10 @@ def _is_lines(text: bytes, whole: bool) -> bool:
     stop = len(text) if whole else text.rfind(b"\n") + 1
     lines = [line.strip() for line in islice(_lines(text[:stop]), LINES)]
     are_objects = [line.startswith(b"{") and _is_object(line) for line in lines]
-    if not any(are_objects) or sum(are_objects) * 2 < len(lines):
+    if not any(are_objects):
         return False
+    if sum(are_objects) * 2 < len(lines):  # most are broken, or the objects have several lines
+        return are_objects[0] and not _is_objects(text)
     if len(lines) == 1:
         return bool(text[stop:].strip()) if not whole else False
     broken = [line for line, is_object in zip(lines, are_objects, strict=True) if not is_object]
@@ -105,18 +107,19 @@ def _is_object(line: bytes) -> bool:
     return True
 
 
-def _is_objects(line: bytes) -> bool:
-    """Whether the line is nothing but objects."""
+def _is_objects(text: bytes) -> bool:
+    """Whether the text is nothing but objects, the last of which may be cut if it is not most of it."""
     at = 0
     try:
-        for piece in find_pieces([line]):
+        for piece in find_pieces([text]):
             for end in piece.at[(piece.depth == 0) & (piece.kind == BRACE_CLOSING)].tolist():
-                if not _is_object(line[at : piece.offset + end + 1].strip()):
+                if not _is_object(text[at : piece.offset + end + 1].strip()):
                     return False
                 at = piece.offset + end + 1
     except TooDeep:
         return False
-    return at > 0 and not line[at:].strip()
+    rest = text[at:].strip()
+    return not rest or (rest.startswith(b"{") and len(rest) * 2 < len(text))
 
 
 def _members(text: bytes) -> tuple[list[Member], int]:

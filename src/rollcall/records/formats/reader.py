@@ -42,14 +42,16 @@ class Slice:
     """Consecutive Records as bytes: Record i is `data[starts[i]:ends[i]]`, without its newline or comma.
 
     `faults`: what the scan found already, by index. Of a Record that is too long only the beginning is in `data`.
-    `lines` is what the format wants to remember from scan to parse, one number a Record (CSV: whether it is regular).
+    `weights`: what a Record counts for where a Part ends, if that is more than its bytes: what is made of it.
+    `regular`: the scan met nothing that `parse` has to look for (CSV).
     """
 
     data: bytes
     starts: Offsets
     ends: Offsets
     faults: dict[int, RecordError] = field(default_factory=dict)
-    lines: npt.NDArray[np.uint8] | None = None
+    weights: Offsets | None = None
+    regular: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
