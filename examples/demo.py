@@ -84,7 +84,7 @@ def main() -> int:
             rows.writerows(spoiled(good))
         (folder / "contacts.json").write_text(json.dumps(list(changed(good, new)), ensure_ascii=False), "utf-8")
         for list_name in ("contacts.csv", "contacts.json"):
-            print(f"\n$ rollcall import {list_name} --source crm", flush=True)  # noqa: T201
+            print(f"\n$ rollcall import {list_name} --source crm", flush=True)
             command = [sys.executable, "-m", "rollcall", "import", list_name, "--source", "crm", "--data-dir", "data"]
             if status := subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
                 return status

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import gzip
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,11 @@ import typer
 from typer.testing import CliRunner
 
 from rollcall import embedded
-from rollcall.cli import app
+from rollcall.cli import app, load, show
 from rollcall.cli.commands import Commands
+from rollcall.cli.show import COUNTS
 from rollcall.database import LOCK_CLASS
+from rollcall.errors import Unavailable
 
 LIST = "Name;E-Mail;Phone\nAnn Lee;ann@x.org;1\nBob;bob@;2\nZoë;zoe@x.org;3\nAnn Lee-Smith;ANN@x.org;\n=1+1;;4\n"
 COMMANDS = (
@@ -49,11 +55,14 @@ def environment(**settings: str) -> dict[str, str]:
     return inherited | {"PYTHONUTF8": "1"} | settings
 
 
-def rollcall(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def rollcall(
+    folder: Path, *arguments: str, stdin: str | None = None, **settings: str
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "rollcall", *arguments],
         cwd=folder,
         env=environment(DATA_DIR=str(folder / "data"), **settings),
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=120,
@@ -114,6 +123,69 @@ def test_import_accounts_for_every_record(folder: Path, database_url: str) -> No
     assert rejects[0] == '"Name";"E-Mail";"Phone";"rollcall_record";"rollcall_code";"rollcall_message"'
     assert rejects[1].startswith('"Bob";"bob@";"2";"2";"email_invalid";')
     assert rejects[2].startswith('"\'=1+1";"";"4";"5";"email_empty";')
+
+
+def test_import_says_which_column_is_what(folder: Path, database_url: str) -> None:
+    done = rollcall(folder, "import", "list.csv", "--source", "crm", DATABASE_URL=database_url)
+    assert done.stdout.splitlines()[1] == "email: E-Mail   name: Name   attributes: Phone"
+
+
+def test_import_reads_standard_input(folder: Path, database_url: str) -> None:
+    done = rollcall(folder, "import", "-", "--source", "crm", DATABASE_URL=database_url, stdin=LIST)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("stdin → crm: succeeded\n")
+    assert account(done.stdout)["created"] == 2
+    assert "All of them: stdin.rejects.csv" in done.stdout
+
+
+def test_import_leaves_no_part_of_a_reject_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+    async def breaks_off() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        raise Unavailable("It broke off.")
+
+    with pytest.raises(Unavailable):
+        asyncio.run(load._keep(folder / "list.csv", breaks_off()))
+    assert [path.name for path in folder.iterdir()] == ["list.csv"]
+
+
+def test_reject_file_needs_no_hard_links_and_has_the_mode_of_any_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def rejects() -> AsyncGenerator[bytes, None]:
+        yield b"one"
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(os, "link", refused)  # as on exFAT
+    (folder / "list.csv.rejects.csv").write_text("mine")
+    before = os.umask(0o027)
+    try:
+        kept = asyncio.run(load._keep(folder / "list.csv", rejects()))
+    finally:
+        os.umask(before)
+    assert kept.name == "list.csv.rejects.2.csv"
+    assert (kept.read_bytes(), kept.stat().st_mode & 0o777) == (b"one", 0o640)
+    assert (folder / "list.csv.rejects.csv").read_text() == "mine"
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_terminals_are_not_controlled() -> None:
+    job: dict[str, Any] = {
+        "jobId": "1", "source": "a\x9b2J\u202e", "state": "succeeded", "counts": dict.fromkeys(COUNTS, 0),
+        "plan": {"header": ["e\x1b[0m", "n"], "mapping": {"email": "e\x1b[0m", "name": ["n"]}}, "unprocessed": None,
+        "sameFileAs": None, "error": None,
+    }  # fmt: skip
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        show.imports([job])
+        show.account("f\x07.csv", job)
+        show.rejects([{"record": 1, "value": "\x85", "message": "\x9d"}], 1)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out.getvalue())
+    assert "a\\x9b2J\\u202e" in out.getvalue()
 
 
 def test_import_again_changes_nothing_and_replaces_no_file(folder: Path, database_url: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from faults.proxy import Harm, Link, proxy
 from rollcall import client
-from rollcall.client import Client, ServiceDown, ServiceRefused
+from rollcall.client import Client, FileChanged, ServiceDown, ServiceRefused
 from service import listening, rows
 
 CSV = b"name,email\nAnn,ann@example.com\n"
@@ -40,6 +40,24 @@ async def test_a_lost_answer_makes_no_second_import(database_url: str, tmp_path:
     assert [harm for _, harm in before.harmed] == ["reset", "answerless"]
     assert [str(job) for (job,) in rows(database_url, "select id from rollcall.imports")] == [job_id]
     assert rows(database_url, "select count(*) from rollcall.uploads") == [(1,)]
+
+
+@pytest.mark.parametrize("change", [b"Bob,bob@example.com\n", None])
+async def test_send_says_that_the_file_changes_meanwhile(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: bytes | None
+) -> None:
+    monkeypatch.setattr(client, "BLOCK_BYTES", 10)
+    file = tmp_path / "log.csv"
+    file.write_bytes(CSV)
+
+    def grow(count: int) -> None:
+        if count == 10:
+            file.write_bytes(CSV + change if change else CSV[:15])
+
+    async with listening(database_url, tmp_path) as port, Client(f"http://127.0.0.1:{port}") as service:
+        with pytest.raises(FileChanged, match=r"log\.csv changed while it was sent: it had 31 bytes"):
+            await service.send(file, source="crm", sent=grow)
+    assert rows(database_url, "select count(*) from rollcall.imports") == [(0,)]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ import httpx
 
 from rollcall.errors import RollcallError, Unavailable
 
+__all__ = ["OPEN", "Client", "FileChanged", "ServiceDown", "ServiceRefused"]
+
 OPEN = frozenset({"queued", "running"})
 BLOCK_BYTES = 1 << 20
 TIMEOUT = httpx.Timeout(60.0, connect=5.0, read=120.0)
@@ -45,8 +47,18 @@ class ServiceDown(Unavailable):
     code = "SERVICE_UNAVAILABLE"
 
 
+class FileChanged(RollcallError):
+    """The file changed while it was sent; nothing was imported."""
+
+    code = "FILE_CHANGED"
+
+
 class Client:
     """One service, at `url`, asked with this API key if it needs one.
+
+        async with Client("https://rollcall.example.com", key="rk_…") as service:
+            for job in await service.latest():
+                print(job["jobId"], job["state"], job["counts"])
 
     Every method raises ServiceDown, or ServiceRefused with the service's message.
     """
@@ -78,9 +90,13 @@ class Client:
     ) -> str:
         """Send a file; the jobId of its import. `sent` is told the number of bytes after each block.
 
+            job_id = await service.send(Path("contacts.csv"), source="crm", options={"onDuplicate": "skip"})
+
+        `options`: by their names in the HTTP API, as texts. Raises FileChanged when the file grows or shrinks.
         Sent again when the answer is lost or the service is busy; not when nobody was there in the first place.
         """
         headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": str(uuid4())}
+        length = length_of(file)
         for pause in (0.0, *RESEND_SECONDS):
             await asyncio.sleep(pause)
             try:
@@ -88,8 +104,8 @@ class Client:
                     "POST",
                     "/import",
                     params={"source": source} | (options or {}),
-                    headers=headers | {"Content-Length": _length(file)},
-                    content=blocks(file, sent),
+                    headers=headers | {"Content-Length": str(length)},
+                    content=blocks(file, length, sent),
                 )
                 return str(response.json()["jobId"])
             except (ServiceDown, ServiceRefused) as error:
@@ -127,7 +143,12 @@ class Client:
         return list(response.json()["rejects"])
 
     async def rejects(self, job_id: str, form: str) -> AsyncGenerator[bytes, None]:
-        """All Rejects as a `csv` or `ndjson` file, block by block."""
+        """All Rejects as a `csv`, `records` or `ndjson` file, block by block.
+
+        with open("rejects.csv", "wb") as out:
+            async for block in service.rejects(job_id, "csv"):
+                out.write(block)
+        """
         path, params = f"/imports/{quote(job_id, safe='')}/rejects", {"format": form}
         try:
             async with self._http.stream("GET", path, params=params) as response:
@@ -154,18 +175,29 @@ class Client:
         )
 
 
-async def blocks(file: Path, passed: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """A file's bytes; `passed` is told how many there were so far."""
+def length_of(file: Path) -> int:
+    """In bytes."""
+    return file.stat().st_size
+
+
+async def blocks(file: Path, length: int, passed: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """The bytes of a file of this length; `passed` is told how many there were so far.
+
+    Raises FileChanged before the last block when the file has become longer, or shorter, than it was.
+    """
     count = 0
     with open(file, "rb") as stream:  # noqa: ASYNC230, PTH123  a local file; a block is read in a millisecond
         while block := stream.read(BLOCK_BYTES):
-            yield block
             count += len(block)
+            if count > length or (count == length and stream.read(1)):
+                break
+            yield block
             passed(count)
-
-
-def _length(file: Path) -> str:
-    return str(file.stat().st_size)
+    if count != length or length_of(file) != length:
+        raise FileChanged(
+            f"{file.name} changed while it was sent: it had {length:,} bytes. Nothing was imported; send it again when"
+            " nothing writes to it any more."
+        )
 
 
 def _refused(response: httpx.Response) -> ServiceRefused | ServiceDown:

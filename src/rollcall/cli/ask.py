@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from pathlib import Path
 
 from rich.text import Text
 
 from rollcall.cli import show
+from rollcall.cli.files import NewFile
+from rollcall.cli.terminal import printable
 from rollcall.client import Client, ServiceRefused
 
 
@@ -29,21 +33,26 @@ def status(job_id: str | None, url: str, key: str | None) -> None:
                 try:
                     show.rejects(await service.first_rejects(job_id, show.REJECTS_SHOWN), rejected)
                 except ServiceRefused as gone:  # deleted after their time
-                    show.console().print(Text(str(gone)))
+                    show.console().print(Text(printable(str(gone))))
 
     asyncio.run(ask())
 
 
 def rejects(job_id: str, form: str, output: Path | None, url: str, key: str | None) -> None:
     """Write all Rejects of an import to a new file, or to stdout. Raises FileExistsError."""
+    if output and output.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
 
     async def ask() -> None:
         async with Client(url, key) as service, aclosing(service.rejects(job_id, form)) as coming:
-            first = await anext(coming, b"")  # refused requests leave no file behind
-            with output.open("xb") if output else nullcontext(sys.stdout.buffer) as out:
-                out.write(first)
+            if output is None:
+                async for block in coming:
+                    sys.stdout.buffer.write(block)
+                sys.stdout.buffer.flush()
+                return
+            with NewFile(output.parent) as out:
                 async for block in coming:
                     out.write(block)
-                out.flush()
+                out.name(iter([output.name]))
 
     asyncio.run(ask())

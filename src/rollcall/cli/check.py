@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 from rich.text import Text
 
 from rollcall.cli import show
+from rollcall.cli.terminal import printable
 from rollcall.options import Options
-from rollcall.records import Part, Plan, inspect, message, parts, reject_file
+from rollcall.records import Part, Plan, inspect, message, parts
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -68,12 +69,9 @@ def _print_plan(file: Path, plan: Plan) -> None:
     out = show.console()
     how = "" if plan.delimiter is None else f", separated by {SEPARATORS.get(plan.delimiter, plan.delimiter)}"
     packed = "" if plan.compression == "none" else f", {plan.compression}"
-    names = " + ".join(plan.mapping.name)
-    taken = {plan.mapping.email, *plan.mapping.name, *reject_file.NAMES}
-    rest = [column for column in plan.header if column not in taken]
     for line in (
-        f"{file.name}: {plan.format.upper()}, UTF-8{how}{packed}",
-        f"email: {plan.mapping.email}   name: {names}   attributes: {', '.join(rest) or 'none'}",
+        printable(f"{file.name}: {plan.format.upper()}, UTF-8{how}{packed}"),
+        show.columns(plan.header, asdict(plan.mapping)),
     ):
         out.print(Text(line))
 

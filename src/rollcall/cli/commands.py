@@ -13,7 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from rollcall import __version__
+from rollcall.cli.terminal import printable
 from rollcall.errors import RollcallError
+
+NEWLINE = "\n"
 
 
 class Commands(TyperGroup):
@@ -40,9 +43,9 @@ class Commands(TyperGroup):
 
 
 def _say(message: str, issues: list[dict[str, Any]] | None = None) -> int:
-    typer.echo(f"Error: {message}", err=True)
+    typer.echo(f"Error: {printable(message, keep=NEWLINE)}", err=True)
     for issue in issues or []:
-        typer.echo(f"  {issue['message']}", err=True)
+        typer.echo(f"  {printable(issue['message'])}", err=True)
     return 1
 
 
@@ -58,7 +61,7 @@ app = typer.Typer(
 
 
 def _regular(file: Path) -> Path:
-    if not file.is_file():
+    if not file.is_file() and str(file) != "-":
         raise typer.BadParameter(f"{file} is not a regular file.")
     return file
 
@@ -99,6 +102,18 @@ File = Annotated[
         dir_okay=False,
         readable=True,
         help="CSV, TSV, JSON or NDJSON; also .gz and .zst.",
+    ),
+]
+FileOrStdin = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        callback=_regular,
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        allow_dash=True,
+        help="CSV, TSV, JSON or NDJSON; also .gz and .zst; - for standard input.",
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Stored files and the embedded Postgres (DATA_DIR).")]
@@ -212,7 +227,7 @@ def migrate(
 
 @app.command("import", epilog="Example: rollcall import contacts.csv --source crm --on-duplicate skip")
 def import_(
-    file: File,
+    file: FileOrStdin,
     source: Annotated[
         str, typer.Option(metavar="NAME", callback=_fits, help="Where the contacts come from; every source is a list.")
     ],
@@ -236,15 +251,16 @@ def import_(
     What was rejected is written to FILE.rejects.csv.
     """
     from rollcall import settings
-    from rollcall.cli import load
+    from rollcall.cli import files, load
 
     options = _given(
         onInvalid=on_invalid, onDuplicate=on_duplicate, mapping=mapping, format=format_, maxRejects=max_rejects
     )
-    if to is None:
-        succeeded = load.import_locally(file, source, options, settings.read(data_dir=data_dir))
-    else:
-        succeeded = load.import_by_service(file, source, options, to, key)
+    with files.readable(file) as given:
+        if to is None:
+            succeeded = load.import_locally(given, source, options, settings.read(data_dir=data_dir))
+        else:
+            succeeded = load.import_by_service(given, source, options, to, key)
     raise typer.Exit(0 if succeeded else 1)
 
 

@@ -13,19 +13,20 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID
 
 import typer
 
 from rollcall import control, embedded, export, imports, telemetry, worker
 from rollcall.cli import show
+from rollcall.cli.files import NewFile
 from rollcall.cli.up import database as own_database
-from rollcall.client import OPEN, Client, blocks
+from rollcall.client import OPEN, Client, blocks, length_of
 from rollcall.errors import EmbeddedInUse, RollcallError, Unavailable
 from rollcall.imports import FINAL, Import
 from rollcall.migrations import migrate
@@ -58,7 +59,7 @@ class LocalClient:
     async def send(self, file: Path, *, source: str, options: dict[str, str], sent: Callable[[int], None]) -> str:
         wish = (source, Options.parse(options))
         job_id = await receive(
-            blocks(file, sent),
+            blocks(file, length_of(file), sent),
             database=self._database,
             store=self._store,
             wish=lambda: wish,
@@ -154,7 +155,7 @@ def import_by_service(file: Path, source: str, options: dict[str, str], url: str
 
 
 async def import_file(file: Path, source: str, options: dict[str, str], service: Client | LocalClient) -> bool:
-    began, length = time.monotonic(), _length(file)
+    began, length = time.monotonic(), length_of(file)
     with show.progress() as moved:
         try:
             job_id = await service.send(
@@ -193,25 +194,15 @@ async def _follow(service: Client | LocalClient, job_id: str, moved: show.Moved)
 
 async def _keep(file: Path, rejects: AsyncGenerator[bytes, None]) -> Path:
     """Write the Rejects to a new file in the current directory, or where temporary files go; its path."""
+    folder = Path() if os.access(Path(), os.W_OK) else Path(tempfile.gettempdir())
     async with aclosing(rejects) as coming:
-        first = await anext(coming, b"")  # what is refused leaves no file behind
-        path, out = _new_file(f"{file.name}.rejects")
-        with out:
-            out.write(first)
+        with NewFile(folder) as out:
             async for block in coming:
                 out.write(block)
-    return path
+            return out.name(_names(f"{file.name}.rejects"))
 
 
-def _length(file: Path) -> int:
-    return file.stat().st_size
-
-
-def _new_file(stem: str) -> tuple[Path, BinaryIO]:
+def _names(stem: str) -> Iterator[str]:
     """A file that is there is never replaced: the next one is numbered."""
-    folder = Path() if os.access(Path(), os.W_OK) else Path(tempfile.gettempdir())
-    for number in itertools.count(1):
-        path = folder / (f"{stem}.csv" if number == 1 else f"{stem}.{number}.csv")
-        with suppress(FileExistsError):
-            return path, path.open("xb")
-    raise AssertionError
+    yield f"{stem}.csv"
+    yield from (f"{stem}.{number}.csv" for number in itertools.count(2))

@@ -7,7 +7,7 @@ else it is a plain line every other second, so that logs stay readable.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from rollcall.cli.terminal import printable
+from rollcall.records import reject_file
+
 LINE_SECONDS = 2.0
 REJECTS_SHOWN = 5
 VALUE_SHOWN = 40
+COLUMNS_SHOWN = 20
 COUNTS = ("read", "created", "updated", "unchanged", "skipped", "duplicate", "rejected")
 
 Moved = Callable[[str, int, int, str], None]
@@ -69,9 +73,11 @@ def pace(job: dict[str, Any]) -> str:
 def account(name: str, job: dict[str, Any], seconds: float | None = None) -> None:
     """Every Record of an import, by what became of it; and why it failed, if it did."""
     out = console()
-    out.print(Text(f"{name} → {job['source']}: {job['state']}"))
+    out.print(Text(printable(f"{name} → {job['source']}: {job['state']}")))
+    if job["plan"]:
+        out.print(Text(columns(job["plan"]["header"], job["plan"]["mapping"])))
     if job["error"]:
-        out.print(Text(f"{job['error']['code']}: {job['error']['message']}"))
+        out.print(Text(printable(f"{job['error']['code']}: {job['error']['message']}")))
     figures = {each: f"{job['counts'][each]:,}" for each in COUNTS}
     if seconds is not None:
         figures["seconds"] = f"{seconds:,.1f}"
@@ -84,11 +90,20 @@ def account(name: str, job: dict[str, Any], seconds: float | None = None) -> Non
         out.print(f"The same file came before, as {job['sameFileAs']}.")
 
 
+def columns(header: Sequence[str], mapping: dict[str, Any]) -> str:
+    """Which column was taken for what."""
+    taken = {mapping["email"], *mapping["name"], *reject_file.NAMES}
+    rest = [column for column in header if column not in taken]
+    shown = ", ".join(rest[:COLUMNS_SHOWN]) or "none"
+    more = f" and {len(rest) - COLUMNS_SHOWN} more" if len(rest) > COLUMNS_SHOWN else ""
+    return printable(f"email: {mapping['email']}   name: {' + '.join(mapping['name'])}   attributes: {shown}{more}")
+
+
 def rejects(found: Iterable[dict[str, Any]], count: int) -> None:
     """The first of `count` Rejects: `record`, `value` and `message` of each."""
     out, rows = console(), table("record", "value", "why", numbers=("record",))
     for reject in found:
-        rows.add_row(f"{reject['record']:,}", _value(reject["value"]), Text(reject["message"]))
+        rows.add_row(f"{reject['record']:,}", _value(reject["value"]), Text(printable(reject["message"])))
     if rows.row_count:
         out.print(f"\nRejected, the first {rows.row_count} of {count:,}:")
         out.print(rows)
@@ -98,7 +113,9 @@ def imports(jobs: Iterable[dict[str, Any]]) -> None:
     """One line for each."""
     out, rows = console(), table("jobId", "source", "state", *COUNTS, numbers=COUNTS)
     for job in jobs:
-        rows.add_row(job["jobId"], Text(job["source"]), job["state"], *(f"{job['counts'][each]:,}" for each in COUNTS))
+        rows.add_row(
+            job["jobId"], Text(printable(job["source"])), job["state"], *(f"{job['counts'][each]:,}" for each in COUNTS)
+        )
     out.print(rows if rows.row_count else "No imports yet.")
 
 
@@ -119,7 +136,7 @@ def table(*heads: str, numbers: Collection[str]) -> Table:
 
 def _value(value: str | None) -> Text:
     """Cut and on one line; whatever is in it, a terminal is not to obey it."""
-    shown = repr(value)[1:-1] if value and not value.isprintable() else value or ""
+    shown = printable(value or "")
     return Text(shown if len(shown) <= VALUE_SHOWN else shown[: VALUE_SHOWN - 1] + "…")
 
 
