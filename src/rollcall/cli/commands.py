@@ -61,7 +61,11 @@ app = typer.Typer(
 
 
 def _regular(file: Path) -> Path:
-    if not file.is_file() and str(file) != "-":
+    if str(file) == "-":
+        return file
+    if not file.exists():
+        raise typer.BadParameter(f"file '{file}' does not exist.")
+    if not file.is_file():
         raise typer.BadParameter(f"{file} is not a regular file.")
     return file
 
@@ -109,10 +113,8 @@ FileOrStdin = Annotated[
     typer.Argument(
         metavar="FILE",
         callback=_regular,
-        exists=True,
         dir_okay=False,
         readable=True,
-        allow_dash=True,
         help="CSV, TSV, JSON or NDJSON; also .gz and .zst; - for standard input.",
     ),
 ]
