@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -273,3 +274,34 @@ def test_added_columns_are_no_attributes_in_any_format() -> None:
     assert read(b"name,email,record,code,k\nAnn,a@x.org,1,2,'+1\n")[1] == [
         ("a@x.org", "Ann", {"record": "1", "code": "2", "k": "'+1"})
     ]
+
+
+@pytest.mark.parametrize("more", [[], [reject_file.MORE]])
+def test_resent_wide_file_costs_as_its_bytes(more: list[str]) -> None:
+    columns = [*reject_file.ADDED, "name", "email", *more, *(f"c{number}" for number in range(9_990))]
+    rest = "," * bool(more)
+    rows = [f"1,x,y,Ann,a{number}@x.org{rest},'+{number}" for number in range(16_000)]
+    rows[7] = f"1,x,y,Ann,a7@x.org{rest},\ufffd92"
+    rows[9] = f"1,x,y,Ann,a9@x.org{rest},{',' * 9_988}last"
+    data = "\n".join([",".join(columns), *rows, ""]).encode()
+    began = time.process_time()
+    _, contacts, rejects = read(data)
+    assert time.process_time() - began < 10  # 160 million cells would take minutes
+    assert [(reject.record, reject.code) for reject in rejects] == [(8, "invalid_utf8")]
+    assert contacts[0] == ("a0@x.org", "Ann", {"c0": "+0"})
+    assert contacts[8] == ("a9@x.org", "Ann", {"c9988": "last"})
+    assert len(contacts) == 15_999
+
+
+@pytest.mark.parametrize(
+    "cell", ['="00123"', '"=""00123"""', '\'="00123"', '="a""b"', '="', '=""', ' ="1" ', '="1"&"2"']
+)
+def test_resent_formulas_are_unwrapped_as_in_any_file(cell: str) -> None:
+    """A number that a spreadsheet wrote as text, whether it stood there before or was mended in."""
+    original = read(f"name,email,k\nAnn,a@x.org,{cell}\n".encode())[1]
+    file = reject_file_of(f"name,email,k\nAnn,nobody,{cell}\n".encode())
+    assert read(file.replace(b"nobody", b"a@x.org"))[1] == original
+    if not cell.startswith("'"):
+        assert read(f"name,email,k,rollcall_code\nAnn,a@x.org,{cell},x\n".encode())[1] == original
+        once_more = reject_file_of(f"name,email,k,rollcall_code\nAnn,nobody,{cell},x\n".encode())
+        assert read(once_more.replace(b"nobody", b"a@x.org"))[1] == original

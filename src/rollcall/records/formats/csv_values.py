@@ -44,18 +44,18 @@ def parse(part: Slice, plan: Plan) -> Columns:
     faults = dict.fromkeys(part.not_utf8(), RecordError("invalid_utf8")) | part.faults
     rows = _rewritten(part, plan, faults)
     width = len(plan.header)
-    if reject_file.is_reject_file(plan.header):
-        return _parse_resent(part, rows, faults, plan)
+    again = reject_file.is_reject_file(plan.header)
+    parse_rows = _parse_resent if again else _parse
     if width <= WIDE_COLUMNS:
-        return _parse(part, rows, faults, plan, width)
+        return parse_rows(part, rows, faults, plan, width)
     indices, batches = [], []
     for some, count in _alike_wide(fields_at_most(part.data, part.starts, part.ends, plan), width):
         chosen = replace(part, starts=part.starts[some], ends=part.ends[some], faults={}, weights=None)
         own = {place: faults[index] for place, index in enumerate(some.tolist()) if index in faults}
         laid = {place: rows[index] for place, index in enumerate(some.tolist()) if index in rows}
-        few = len(some) < FEW_ROWS
-        batches.append(_one_by_one(chosen, laid, own, plan) if few else _parse(chosen, laid, own, plan, count))
-        faults |= {int(some[place]): fault for place, fault in own.items()}
+        few = len(some) < FEW_ROWS and not again
+        batches.append(_one_by_one(chosen, laid, own, plan) if few else parse_rows(chosen, laid, own, plan, count))
+        faults |= {int(some[place]): fault for place, fault in batches[-1].faults.items()}
         indices.append(some)
     place = np.empty(len(part), np.int64)
     place[np.concatenate(indices)] = np.arange(len(part))
@@ -64,11 +64,13 @@ def parse(part: Slice, plan: Plan) -> Columns:
     return Columns(name, email, others, faults)
 
 
-def _parse_resent(part: Slice, rows: dict[int, bytes], faults: dict[int, RecordError], plan: Plan) -> Columns:
-    """The fields of a reject file that was mended."""
-    read = _columns(part, rows, faults, plan, len(plan.header))
-    columns = resent.restored(dict(zip(plan.header, read, strict=True)), faults)
-    if reject_file.MORE in columns:
+def _parse_resent(
+    part: Slice, rows: dict[int, bytes], faults: dict[int, RecordError], plan: Plan, width: int
+) -> Columns:
+    """The same of a reject file that was mended."""
+    read = _values(part, rows, faults, plan, width)
+    columns = resent.restored(dict(zip(plan.header, read, strict=False)), faults)
+    if reject_file.MORE in plan.header:
         return json_objects.parse(resent.json_objects(columns, faults), plan)
     return _fields(part, columns, faults, plan)
 
@@ -90,10 +92,18 @@ def fields_at_most(data: bytes, starts: Offsets, ends: Offsets, plan: Plan) -> O
 
 def _parse(part: Slice, rows: dict[int, bytes], faults: dict[int, RecordError], plan: Plan, width: int) -> Columns:
     """The fields of rows that have values in the first `width` columns alone. Adds RecordErrors."""
+    read = _values(part, rows, faults, plan, width)
+    return _fields(part, dict(zip(plan.header, read, strict=False)), faults, plan)
+
+
+def _values(
+    part: Slice, rows: dict[int, bytes], faults: dict[int, RecordError], plan: Plan, width: int
+) -> list[pa.StringArray]:
+    """The columns, without the formulas that keep a number as text."""
     read = _columns(part, rows, faults, plan, width)
     if not part.regular and b'="' in part.data:
-        read = [_without_formulas(column) for column in read]
-    return _fields(part, dict(zip(plan.header, read, strict=False)), faults, plan)
+        return [_without_formulas(column) for column in read]
+    return read
 
 
 def _fields(part: Slice, columns: dict[str, pa.StringArray], faults: dict[int, RecordError], plan: Plan) -> Columns:
