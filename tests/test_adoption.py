@@ -83,7 +83,7 @@ async def refused(url: str, **options: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_what_fits_is_adopted(empty_database_url: str, tmp_path: Path, shape: str) -> None:
+async def test_adopt_what_fits_is_adopted(empty_database_url: str, tmp_path: Path, shape: str) -> None:
     url = empty_database_url
     execute(url, SHAPES[shape], FILL)
 
@@ -119,7 +119,7 @@ async def test_what_fits_is_adopted(empty_database_url: str, tmp_path: Path, sha
 
 
 @pytest.mark.parametrize("code", IN_THE_WAY)
-async def test_what_does_not_fit_is_named(empty_database_url: str, code: str) -> None:
+async def test_adopt_what_does_not_fit_is_named(empty_database_url: str, code: str) -> None:
     statement, message = IN_THE_WAY[code]
     execute(empty_database_url, BRIEF, FILL, statement)
     problems = await refused(empty_database_url)
@@ -127,13 +127,13 @@ async def test_what_does_not_fit_is_named(empty_database_url: str, code: str) ->
     assert message in problems[code]
 
 
-async def test_everything_that_does_not_fit_is_named_at_once(empty_database_url: str) -> None:
+async def test_adopt_everything_that_does_not_fit_is_named_at_once(empty_database_url: str) -> None:
     execute(empty_database_url, BRIEF, *(IN_THE_WAY[code][0] for code in ("type", "no_default", "view", "unique")))
     assert list(await refused(empty_database_url)) == ["view", "type", "no_default", "unique"]
 
 
 @pytest.mark.parametrize("force", [True, False])
-async def test_row_security_is_named(empty_database_url: str, force: bool) -> None:
+async def test_adopt_row_security_is_named(empty_database_url: str, force: bool) -> None:
     """Where it would hide contacts from imports; the owner is not concerned."""
     url = empty_database_url
     execute(
@@ -171,7 +171,7 @@ insert into contacts (name, email, source) values ('elsewhere', 'u1@example.org'
 """
 
 
-async def test_duplicates_are_named_and_left_alone(empty_database_url: str) -> None:
+async def test_adopt_duplicates_are_named_and_left_alone(empty_database_url: str) -> None:
     execute(empty_database_url, BRIEF, MESSY)
     problems = await refused(empty_database_url)
     assert list(problems) == ["duplicate", "spelling"]
@@ -182,7 +182,7 @@ async def test_duplicates_are_named_and_left_alone(empty_database_url: str) -> N
     assert all("--keep-newest" in message for message in problems.values())
 
 
-async def test_keep_newest(empty_database_url: str, tmp_path: Path) -> None:
+async def test_adopt_keep_newest(empty_database_url: str, tmp_path: Path) -> None:
     url = empty_database_url
     execute(url, BRIEF, MESSY)
 
@@ -199,7 +199,7 @@ async def test_keep_newest(empty_database_url: str, tmp_path: Path) -> None:
     assert job.counts == Counts(read=2, created=1, unchanged=1)
 
 
-async def test_keep_newest_changes_nothing_when_something_else_is_in_the_way(empty_database_url: str) -> None:
+async def test_adopt_keep_newest_changes_nothing_when_something_else_is_in_the_way(empty_database_url: str) -> None:
     url = empty_database_url
     execute(url, BRIEF, FILL, FILL, "create table calls (contact uuid references contacts)")
     execute(url, "insert into calls select id from contacts")
@@ -208,7 +208,7 @@ async def test_keep_newest_changes_nothing_when_something_else_is_in_the_way(emp
     assert list(await refused(url, keep_newest=True)) == ["null"]
 
 
-async def test_a_table_that_others_use(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_adopt_a_table_that_others_use(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.2)
     execute(empty_database_url, BRIEF)
     with psycopg.connect(empty_database_url) as other:
@@ -218,7 +218,7 @@ async def test_a_table_that_others_use(empty_database_url: str, monkeypatch: pyt
     assert await migrate(empty_database_url)
 
 
-def test_on_the_command_line(empty_database_url: str) -> None:
+def test_adopt_on_the_command_line(empty_database_url: str) -> None:
     execute(empty_database_url, BRIEF, FILL, FILL)
     environment = {"DATABASE_URL": empty_database_url}
     told = CliRunner().invoke(app, ["migrate"], env=environment)

@@ -37,7 +37,7 @@ def problem(answer: bytes, status: int, code: str) -> None:
     assert (b"\r\nretry-after: " in answer) == (status in (503, 507))
 
 
-def test_the_pace_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_the_pace_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
     second, window = body.BYTES_PER_SECOND, int(body.WINDOW_SECONDS)
 
     def lasts(*counts: int) -> int:
@@ -64,7 +64,7 @@ async def drip(port: int, seconds: float, *, resumable: str = "false") -> bytes:
     return await answer
 
 
-async def test_a_slow_body_is_let_go(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_a_slow_body_is_let_go(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "IDLE_SECONDS", 0.4)
     monkeypatch.setattr(body, "WINDOW_SECONDS", 1.0)
     async with listening(database_url, tmp_path) as port:
@@ -77,7 +77,7 @@ async def test_a_slow_body_is_let_go(database_url: str, tmp_path: Path, monkeypa
         await until(lambda: not left(database_url, tmp_path))
 
 
-async def test_what_the_store_takes_is_not_the_clients_time(
+async def test_body_what_the_store_takes_is_not_the_clients_time(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body, "WINDOW_SECONDS", 0.5)
@@ -129,7 +129,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield folder
 
 
-async def test_a_body_for_which_there_is_no_room_is_refused(database_url: str, small: Path) -> None:
+async def test_body_for_which_there_is_no_room_is_refused(database_url: str, small: Path) -> None:
     async with (
         listening(database_url, small) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
@@ -177,7 +177,7 @@ async def crowd(port: int, *sent: bytes) -> AsyncGenerator[None, None]:
         writer.close()
 
 
-async def test_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
+async def test_body_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
     database_url: str, tmp_path: Path
 ) -> None:
     size = 2048 if os.environ.get("ROLLCALL_LONG") else 256
@@ -215,7 +215,7 @@ async def test_a_long_body_costs_little_memory_and_a_crowd_costs_it_little_time(
 
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=x", "text/csv"])
 @pytest.mark.parametrize("repeated", [False, True], ids=["", "under a key that was used"])
-async def test_post_import_counts_a_body_before_its_first_byte(
+async def test_body_post_import_counts_a_body_before_its_first_byte(
     database_url: str, tmp_path: Path, content_type: str, repeated: bool
 ) -> None:
     """Whatever it is, and also one that is sent again: a sender cannot hold more than its share of what is arriving."""

@@ -97,14 +97,14 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_comes_with_an_example(command: str) -> None:
+def test_cli_help_comes_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [*command.split(), "--help"])
     assert shown.exit_code == 0
     assert f"Example: {'' if command not in ('api', 'worker', 'migrate') else 'DATABASE_URL='}" in shown.output
     assert f"rollcall {command}".strip() in shown.output
 
 
-def test_import_accounts_for_every_record(folder: Path, database_url: str) -> None:
+def test_cli_import_accounts_for_every_record(folder: Path, database_url: str) -> None:
     done = rollcall(folder, "import", "list.csv", "--source", "crm", DATABASE_URL=database_url)
 
     assert done.returncode == 0, done.stderr
@@ -124,12 +124,12 @@ def test_import_accounts_for_every_record(folder: Path, database_url: str) -> No
     assert rejects[2].startswith('"\'=1+1";"";"4";"5";"email_empty";')
 
 
-def test_import_says_which_column_is_what(folder: Path, database_url: str) -> None:
+def test_cli_import_says_which_column_is_what(folder: Path, database_url: str) -> None:
     done = rollcall(folder, "import", "list.csv", "--source", "crm", DATABASE_URL=database_url)
     assert done.stdout.splitlines()[1] == "email: E-Mail   name: Name   attributes: Phone"
 
 
-def test_import_reads_standard_input(folder: Path, database_url: str) -> None:
+def test_cli_import_reads_standard_input(folder: Path, database_url: str) -> None:
     done = rollcall(folder, "import", "-", "--source", "crm", DATABASE_URL=database_url, stdin=LIST)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("stdin → crm: succeeded\n")
@@ -137,7 +137,7 @@ def test_import_reads_standard_input(folder: Path, database_url: str) -> None:
     assert "All of them: stdin.rejects.csv" in done.stdout
 
 
-def test_import_leaves_no_part_of_a_reject_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cli_import_leaves_no_part_of_a_reject_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
     async def breaks_off() -> AsyncGenerator[bytes, None]:
@@ -149,7 +149,7 @@ def test_import_leaves_no_part_of_a_reject_file(folder: Path, monkeypatch: pytes
     assert [path.name for path in folder.iterdir()] == ["list.csv"]
 
 
-def test_terminals_are_not_controlled() -> None:
+def test_cli_terminals_are_not_controlled() -> None:
     job: dict[str, Any] = {
         "jobId": "1", "source": "a\x9b2J\u202e", "state": "succeeded", "counts": dict.fromkeys(COUNTS, 0),
         "plan": {"header": ["e\x1b[0m", "n"], "mapping": {"email": "e\x1b[0m", "name": ["n"]}}, "unprocessed": None,
@@ -164,7 +164,7 @@ def test_terminals_are_not_controlled() -> None:
     assert "a\\x9b2J\\u202e" in out.getvalue()
 
 
-def test_import_again_changes_nothing_and_replaces_no_file(folder: Path, database_url: str) -> None:
+def test_cli_import_again_changes_nothing_and_replaces_no_file(folder: Path, database_url: str) -> None:
     (folder / "list.csv.rejects.csv").write_text("mine")
     for room in ("1", "2"):  # where not all Rejects are stored, the file has them all the same
         done = rollcall(
@@ -180,7 +180,7 @@ def test_import_again_changes_nothing_and_replaces_no_file(folder: Path, databas
     assert (folder / "list.csv.rejects.2.csv").read_bytes() == (folder / "list.csv.rejects.3.csv").read_bytes()
 
 
-def test_import_skips_what_is_there(folder: Path, database_url: str) -> None:
+def test_cli_import_skips_what_is_there(folder: Path, database_url: str) -> None:
     rollcall(folder, "import", "list.csv", "--source", "crm", DATABASE_URL=database_url)
     (folder / "new.csv").write_text("name,email\nAnother,zoe@x.org\n")
     done = rollcall(folder, "import", "new.csv", "--source", "crm", "--on-duplicate", "skip", DATABASE_URL=database_url)
@@ -188,7 +188,7 @@ def test_import_skips_what_is_there(folder: Path, database_url: str) -> None:
     assert ask(database_url, "select name from contacts where email = 'zoe@x.org'") == "Zoë"
 
 
-def test_import_with_on_invalid_fail_writes_nothing(folder: Path, database_url: str) -> None:
+def test_cli_import_with_on_invalid_fail_writes_nothing(folder: Path, database_url: str) -> None:
     done = rollcall(folder, "import", "list.csv", "--source", "crm", "--on-invalid", "fail", DATABASE_URL=database_url)
     assert done.returncode == 1
     assert "INVALID_RECORDS: 2 of 5 records are invalid; no contact was written" in done.stdout
@@ -197,7 +197,7 @@ def test_import_with_on_invalid_fail_writes_nothing(folder: Path, database_url: 
     assert ask(database_url, "select count(*) from contacts") == 0
 
 
-def test_import_takes_a_mapping(folder: Path, database_url: str) -> None:
+def test_cli_import_takes_a_mapping(folder: Path, database_url: str) -> None:
     (folder / "odd.csv").write_text("wer,wo\nAnn,ann@x.org\n")
     guessed = rollcall(folder, "import", "odd.csv", "--source", "s", DATABASE_URL=database_url)
     assert guessed.returncode == 1
@@ -230,7 +230,7 @@ def test_import_takes_a_mapping(folder: Path, database_url: str) -> None:
         (("nonsense",), 2, "nonsense"),
     ],
 )
-def test_errors_say_what_is_wrong(
+def test_cli_errors_say_what_is_wrong(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
     monkeypatch.chdir(folder)
@@ -241,7 +241,7 @@ def test_errors_say_what_is_wrong(
     assert not done.stdout
 
 
-def test_a_database_that_is_away_is_an_error(folder: Path) -> None:
+def test_cli_a_database_that_is_away_is_an_error(folder: Path) -> None:
     done = rollcall(
         folder, "import", "list.csv", "--source", "s", DATABASE_URL="postgresql://postgres:secret@127.0.0.1:1/x"
     )
@@ -249,14 +249,14 @@ def test_a_database_that_is_away_is_an_error(folder: Path) -> None:
     assert done.stderr == "Error: The database cannot be reached.\n"
 
 
-def test_every_problem_of_the_settings_is_said_at_once(folder: Path) -> None:
+def test_cli_every_problem_of_the_settings_is_said_at_once(folder: Path) -> None:
     done = rollcall(folder, "up", PORT="secret", LOADERS="0")
     assert done.returncode == 1
     assert re.search(r"PORT: .*\n  LOADERS: ", done.stderr)
     assert "secret" not in done.stderr
 
 
-def test_a_folder_in_use_points_to_the_service(folder: Path, data_dir: Path, bin_dir: Path | None) -> None:
+def test_cli_a_folder_in_use_points_to_the_service(folder: Path, data_dir: Path, bin_dir: Path | None) -> None:
     with embedded.postgres(data_dir, bin_dir=bin_dir, options={"fsync": "off"}):
         done = rollcall(folder, "import", "list.csv", "--source", "s", "--data-dir", str(data_dir), PORT="3999")
     assert done.returncode == 1
@@ -264,7 +264,7 @@ def test_a_folder_in_use_points_to_the_service(folder: Path, data_dir: Path, bin
     assert "--to http://127.0.0.1:3999" in done.stderr
 
 
-def test_what_nobody_foresaw_is_one_line() -> None:
+def test_cli_what_nobody_foresaw_is_one_line() -> None:
     broken = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 
     @broken.command()
@@ -284,7 +284,7 @@ def test_what_nobody_foresaw_is_one_line() -> None:
     assert (done.exit_code, done.output) == (1, "Error: /some/file: Not a directory\n")
 
 
-def test_check_needs_no_database(folder: Path) -> None:
+def test_cli_check_needs_no_database(folder: Path) -> None:
     done = rollcall(folder, "check", "list.csv", DATABASE_URL="postgresql://127.0.0.1:1/x")
     assert done.returncode == 1
     assert done.stdout.startswith("list.csv: CSV, UTF-8, separated by semicolons\n")
@@ -294,7 +294,7 @@ def test_check_needs_no_database(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["list.csv"]
 
 
-def test_check_counts_duplicates_over_many_parts(folder: Path) -> None:
+def test_cli_check_counts_duplicates_over_many_parts(folder: Path) -> None:
     with gzip.open(folder / "many.ndjson.gz", "wt") as file:
         file.writelines(f'{{"name": "N", "email": "{number % 40_000}@x.org"}}\n' for number in range(70_000))
     done = rollcall(folder, "check", "many.ndjson.gz")
@@ -303,7 +303,7 @@ def test_check_counts_duplicates_over_many_parts(folder: Path) -> None:
     assert re.search(r"70,000 +70,000 +30,000 +0\n", done.stdout)
 
 
-def test_check_says_what_it_found_before_a_file_breaks(folder: Path) -> None:
+def test_cli_check_says_what_it_found_before_a_file_breaks(folder: Path) -> None:
     contacts = ",".join(f'{{"name": "N", "email": "{number}@x.org"}}' for number in range(20_000))
     (folder / "cut.json").write_text(f"[{contacts}")
     done = rollcall(folder, "check", "cut.json")
@@ -312,7 +312,7 @@ def test_check_says_what_it_found_before_a_file_breaks(folder: Path) -> None:
     assert done.stderr.startswith("Error: ")
 
 
-def test_migrate_twice(folder: Path, database_url: str) -> None:
+def test_cli_migrate_twice(folder: Path, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("drop schema rollcall cascade")
         connection.execute("drop table contacts")
@@ -354,7 +354,7 @@ def obstacle(database_url: str) -> Iterator[None]:
         other.rollback()
 
 
-def test_interrupt_cancels_and_keeps_what_is_committed(large: Path, database_url: str) -> None:
+def test_cli_interrupt_cancels_and_keeps_what_is_committed(large: Path, database_url: str) -> None:
     with obstacle(database_url):
         process = begin(large, database_url)
         process.send_signal(signal.SIGINT)
@@ -368,7 +368,7 @@ def test_interrupt_cancels_and_keeps_what_is_committed(large: Path, database_url
     assert ask(database_url, "select count(*) from contacts") == created
 
 
-def test_a_killed_import_is_finished_by_the_next_worker(large: Path, database_url: str) -> None:
+def test_cli_a_killed_import_is_finished_by_the_next_worker(large: Path, database_url: str) -> None:
     with obstacle(database_url):
         process = begin(large, database_url)
         process.kill()
@@ -382,7 +382,7 @@ def test_a_killed_import_is_finished_by_the_next_worker(large: Path, database_ur
     assert ask(database_url, "select count(*) from contacts") == 200_000
 
 
-def test_the_demo(folder: Path) -> None:
+def test_cli_the_demo(folder: Path) -> None:
     demo = Path(__file__).parents[1] / "examples" / "demo.py"
     done = subprocess.run(
         [sys.executable, str(demo)], cwd=folder, env=environment(), capture_output=True, text=True, check=False

@@ -26,7 +26,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RESEND_SECONDS", (0.01,) * 3)
 
 
-async def test_a_lost_answer_makes_no_second_import(database_url: str, tmp_path: Path, file: Path) -> None:
+async def test_client_a_lost_answer_makes_no_second_import(database_url: str, tmp_path: Path, file: Path) -> None:
     harms: list[Harm] = ["answerless", "reset"]
 
     def judge(link: Link, data: bytes) -> Harm:
@@ -43,7 +43,7 @@ async def test_a_lost_answer_makes_no_second_import(database_url: str, tmp_path:
 
 
 @pytest.mark.parametrize("change", [b"Bob,bob@example.com\n", None])
-async def test_send_says_that_the_file_changes_meanwhile(
+async def test_client_send_says_that_the_file_changes_meanwhile(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: bytes | None
 ) -> None:
     monkeypatch.setattr(client, "BLOCK_BYTES", 10)
@@ -66,14 +66,14 @@ def empty(tmp_path: Path) -> Path:
     return tmp_path / "empty.csv"
 
 
-async def test_what_is_refused_is_not_sent_again(database_url: str, tmp_path: Path, empty: Path) -> None:
+async def test_client_what_is_refused_is_not_sent_again(database_url: str, tmp_path: Path, empty: Path) -> None:
     async with listening(database_url, tmp_path) as port, Client(f"http://127.0.0.1:{port}") as service:
         with pytest.raises(ServiceRefused, match="empty"):
             await service.send(empty, source="crm")
     assert rows(database_url, "select count(*) from rollcall.uploads") == [(0,)]
 
 
-async def test_where_nobody_is_that_is_said_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_where_nobody_is_that_is_said_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RESEND_SECONDS", (3600.0,))
     async with Client("http://127.0.0.1:9") as service:
         with pytest.raises(ServiceDown, match="rollcall up"):

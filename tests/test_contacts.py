@@ -55,27 +55,27 @@ async def stored(tx: Connection) -> dict[str, tuple[str, dict[str, Any]]]:
     return {email: (name, attributes) for email, name, attributes in rows}
 
 
-async def test_new_updated_unchanged(tx: Connection) -> None:
+async def test_contacts_new_updated_unchanged(tx: Connection) -> None:
     assert await merge(tx, ("a@x.org", "Ann", "{}"), ("b@x.org", "Bob", '{"k":1}')) == Outcome(2, 0, 0, 0, 0)
     again = await merge(tx, ("a@x.org", "Anna", "{}"), ("b@x.org", "Bob", "{}"), ("c@x.org", "Zoë", '{"ü":"\\"\\n"}'))
     assert again == Outcome(created=1, updated=1, unchanged=1, skipped=0, duplicate=0)
     assert await stored(tx) == {"a@x.org": ("Anna", {}), "b@x.org": ("Bob", {"k": 1}), "c@x.org": ("Zoë", {"ü": '"\n'})}
 
 
-async def test_attributes_merge_and_blanks_never_erase(tx: Connection) -> None:
+async def test_contacts_attributes_merge_and_blanks_never_erase(tx: Connection) -> None:
     await merge(tx, ("a@x.org", "Ann", '{"phone":"1","company":"X"}'))
     assert (await merge(tx, ("a@x.org", "Ann", '{"phone":"2"}'))).updated == 1
     assert await stored(tx) == {"a@x.org": ("Ann", {"phone": "2", "company": "X"})}
 
 
-async def test_a_row_of_the_same_import_is_a_duplicate(tx: Connection) -> None:
+async def test_contacts_a_row_of_the_same_import_is_a_duplicate(tx: Connection) -> None:
     job = uuid4()
     await merge(tx, ("a@x.org", "Ann", "{}"), job=job)
     assert (await merge(tx, ("a@x.org", "Anna", "{}"), job=job)) == Outcome(0, 0, 0, 0, 1)
     assert await stored(tx) == {"a@x.org": ("Anna", {})}
 
 
-async def test_skip_leaves_what_is_there(tx: Connection) -> None:
+async def test_contacts_skip_leaves_what_is_there(tx: Connection) -> None:
     await merge(tx, ("a@x.org", "Ann", "{}"))
     job = uuid4()
     first = await merge(tx, ("a@x.org", "Anna", "{}"), ("b@x.org", "Bob", "{}"), job=job, update=False)
@@ -85,7 +85,7 @@ async def test_skip_leaves_what_is_there(tx: Connection) -> None:
     assert await stored(tx) == {"a@x.org": ("Ann", {}), "b@x.org": ("Bob", {})}
 
 
-async def test_new_and_found_in_one_batch(tx: Connection) -> None:
+async def test_contacts_new_and_found_in_one_batch(tx: Connection) -> None:
     await merge(tx, ("b@x.org", "Bob", "{}"), ("d@x.org", "Dan", "{}"))
     for exclusive, names in ((True, "ac"), (False, "eg")):
         rows = [(f"{name}@x.org", "New", "{}") for name in names] + [
@@ -97,7 +97,7 @@ async def test_new_and_found_in_one_batch(tx: Connection) -> None:
     assert set(await stored(tx)) == {f"{name}@x.org" for name in "abcdeg"}
 
 
-async def test_a_contact_that_comes_just_before(tx: Connection) -> None:
+async def test_contact_that_comes_just_before(tx: Connection) -> None:
     """Somebody else is quicker with a contact that was missing a moment ago."""
     await tx.execute(QUICKER)
     with pytest.raises(contacts.ConcurrentWrite):
@@ -107,18 +107,18 @@ async def test_a_contact_that_comes_just_before(tx: Connection) -> None:
     assert await stored(tx) == {}
 
 
-async def test_sources_do_not_meet(tx: Connection) -> None:
+async def test_contacts_sources_do_not_meet(tx: Connection) -> None:
     await merge(tx, ("a@x.org", "Ann", "{}"), source="one")
     assert (await merge(tx, ("a@x.org", "Anna", "{}"), source="two")).created == 1
 
 
-async def test_nothing_at_all(tx: Connection) -> None:
+async def test_contacts_nothing_at_all(tx: Connection) -> None:
     rows = contacts.encode(folded(("a@x.org", "Ann", "{}")).slice(0, 0), Ids(0), source="crm", import_id=uuid4())
     async with tx.transaction():
         assert await contacts.upsert(tx, rows, update=True, exclusive=True) == Outcome(0, 0, 0, 0, 0)
 
 
-async def test_unchanged_writes_nothing(tx: Connection) -> None:
+async def test_contacts_unchanged_writes_nothing(tx: Connection) -> None:
     await merge(tx, ("a@x.org", "Ann", "{}"))
     before = await (await tx.execute("select xmin::text, ctid::text, xmax::text from public.contacts")).fetchone()
     await merge(tx, ("a@x.org", "Ann", "{}"))
@@ -126,7 +126,7 @@ async def test_unchanged_writes_nothing(tx: Connection) -> None:
     assert before == after
 
 
-async def test_pages_newest_first(tx: Connection) -> None:
+async def test_contacts_pages_newest_first(tx: Connection) -> None:
     await merge(tx, *((f"{n}@x.org", "N", "{}") for n in range(5)))
     first, after = await contact_pages.page(
         tx, source="crm", email=None, after=None, offset=0, limit=3, bytes_max=10_000
@@ -140,7 +140,7 @@ async def test_pages_newest_first(tx: Connection) -> None:
     assert only.record == 4
 
 
-async def test_page_of_an_email_reads_little_however_many_contacts_there_are(tx: Connection) -> None:
+async def test_contacts_page_of_an_email_reads_little_however_many_contacts_there_are(tx: Connection) -> None:
     """In every version of Postgres; here, of some Sources that have 20,000 contacts each."""
     await tx.execute(
         """insert into public.contacts select gen_random_uuid(), 'N', n || '@x.org', s, '{}', now(), null, n
@@ -157,7 +157,7 @@ async def test_page_of_an_email_reads_little_however_many_contacts_there_are(tx:
     assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100
 
 
-def test_ids_rise_and_are_version_7() -> None:
+def test_contacts_ids_rise_and_are_version_7() -> None:
     ids = Ids(1)
     data = ids.take(2) + ids.take(1)
     three = [UUID(bytes=data[at : at + 16]) for at in (0, 16, 32)]

@@ -110,7 +110,7 @@ async def play(client: httpx.AsyncClient, case: dict[str, Any]) -> list[str]:
     return wrong
 
 
-async def test_every_request_of_the_contract(database_url: str, tmp_path: Path) -> None:
+async def test_contract_every_request_of_the_contract(database_url: str, tmp_path: Path) -> None:
     assert len(cases()) > 30
     async with served(database_url, tmp_path) as client, working(database_url, tmp_path):
         await until(lambda: healthy(client))

@@ -41,13 +41,15 @@ async def failing(connection: Connection, statement: str) -> psycopg.Error:
         ("42P01", "fault"),
     ],
 )
-async def test_what_an_error_means_on_a_connection_that_lives(tx: Connection, state: str, means: str) -> None:
+async def test_database_what_an_error_means_on_a_connection_that_lives(tx: Connection, state: str, means: str) -> None:
     error = await failing(tx, f"do $$ begin raise exception using errcode = '{state}'; end $$")
 
     assert (error.sqlstate, classify(error, tx)) == (state, means)
 
 
-async def test_on_a_dead_connection_every_error_means_that_it_is_lost(database_url: str, tx: Connection) -> None:
+async def test_database_on_a_dead_connection_every_error_means_that_it_is_lost(
+    database_url: str, tx: Connection
+) -> None:
     async with await connect(database_url, "other") as other:
         error = await failing(tx, "select 1 / 0")
         assert classify(error, tx) == "fault"
@@ -57,7 +59,7 @@ async def test_on_a_dead_connection_every_error_means_that_it_is_lost(database_u
         assert classify(error, tx) == "lost"
 
 
-async def test_a_transaction_that_was_idle_for_too_long(database_url: str, tx: Connection) -> None:
+async def test_database_a_transaction_that_was_idle_for_too_long(database_url: str, tx: Connection) -> None:
     """psycopg says so by an InternalError, which is no OperationalError."""
     async with await connect(database_url, "idle") as idle:
         await idle.execute("set idle_in_transaction_session_timeout = '10ms'")
@@ -68,7 +70,7 @@ async def test_a_transaction_that_was_idle_for_too_long(database_url: str, tx: C
         assert (error.sqlstate, classify(error), classify(error, idle)) == ("25P03", "lost", "lost")
 
 
-async def test_whose_sessions_are_ended(database_url: str, tx: Connection) -> None:
+async def test_database_whose_sessions_are_ended(database_url: str, tx: Connection) -> None:
     """Those of this import up to this attempt; nobody else's, however alike the name is."""
     job, other = uuid4(), uuid4()
     others = ["rollcall:worker:1", "rollcall:x:y:z", f"rollcall:{job}:99999999999:0", f"{job}:1:0", f"rollcall:{job}:1"]
@@ -108,7 +110,7 @@ async def named(tx: Connection, connection: Connection) -> str:
     return str(row[0]) if row else ""
 
 
-async def test_a_connection_is_used_again_under_another_name(database_url: str, tx: Connection) -> None:
+async def test_database_a_connection_is_used_again_under_another_name(database_url: str, tx: Connection) -> None:
     database = Dialler(database_url)
     first = await database.connect("rollcall:a:1:0")
     await database.give_back(first)
@@ -122,7 +124,9 @@ async def test_a_connection_is_used_again_under_another_name(database_url: str, 
     assert first.closed
 
 
-async def test_what_was_not_left_in_order_or_was_ended_is_not_used_again(database_url: str, tx: Connection) -> None:
+async def test_database_what_was_not_left_in_order_or_was_ended_is_not_used_again(
+    database_url: str, tx: Connection
+) -> None:
     database = Dialler(database_url)
     midway, ended = await database.connect("one"), await database.connect("two")
     await midway.execute("begin")
@@ -147,5 +151,5 @@ async def test_what_was_not_left_in_order_or_was_ended_is_not_used_again(databas
         (psycopg.OperationalError(), "DATABASE_UNAVAILABLE"),
     ],
 )
-def test_to_unavailable_names_the_true_reason(error: Exception, code: str) -> None:
+def test_database_to_unavailable_names_the_true_reason(error: Exception, code: str) -> None:
     assert to_unavailable(error).code == code

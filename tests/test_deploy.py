@@ -49,7 +49,7 @@ def service(unit: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_units_run_what_there_is_and_let_it_end(unit: Path) -> None:
+def test_deploy_units_run_what_there_is_and_let_it_end(unit: Path) -> None:
     found = service(unit)
     for name in ("ExecStart", "ExecStartPre"):
         if name in found:
@@ -61,7 +61,7 @@ def test_units_run_what_there_is_and_let_it_end(unit: Path) -> None:
     assert found["Environment"] == f"DATA_DIR=/var/lib/{found['StateDirectory']}"
 
 
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
+def test_deploy_systemd_takes_the_units(tmp_path: Path) -> None:
     """Where there is one to ask."""
     if program := shutil.which("systemd-analyze"):
         here = f"{sys.prefix}/bin/rollcall"
@@ -77,7 +77,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         assert (verified.returncode, verified.stderr) == (0, "")
 
 
-async def test_a_worker_tells_systemd_that_it_moves(
+async def test_deploy_a_worker_tells_systemd_that_it_moves(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -111,7 +111,7 @@ async def exported(database_url: str, folder: Path) -> dict[str, set[str]]:
     return found
 
 
-async def test_metrics_are_those_of_the_handbook(database_url: str, tmp_path: Path) -> None:
+async def test_deploy_metrics_are_those_of_the_handbook(database_url: str, tmp_path: Path) -> None:
     named = {name for name in table("Metrics") if name.startswith("rollcall_")}
     found = await exported(database_url, tmp_path)
     assert named == set(found)
@@ -123,18 +123,18 @@ async def test_metrics_are_those_of_the_handbook(database_url: str, tmp_path: Pa
         assert set(values.split("|")) <= found[name]
 
 
-def test_alerts_are_those_of_the_handbook() -> None:
+def test_deploy_alerts_are_those_of_the_handbook() -> None:
     assert re.findall(r"alert: (\w+)", ALERTS) == [name for name in table("Metrics") if name.startswith("Rollcall")]
 
 
-def test_events_and_stages_are_those_of_the_handbook() -> None:
+def test_deploy_events_and_stages_are_those_of_the_handbook() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     events = set(re.findall(r"log\.(?:info|warning|error)\(\s*\"([a-z_.]+)\"", source))
     stages = {"store", "parse", "rules", "fold", "merge", "commit"}
     assert set(table("Logs")) == events | stages
 
 
-def test_links_within_the_handbook() -> None:
+def test_deploy_links_within_the_handbook() -> None:
     headings = re.findall(r"^##+ (.+)$", HANDBOOK, re.MULTILINE)
     anchors = {re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", HANDBOOK)) <= anchors

@@ -119,7 +119,7 @@ def clone(tmp_path: Path, uv: Path) -> Clone:
     return Clone(tmp_path / "clone", [uv])
 
 
-def test_it_says_what_it_can_do(clone: Clone) -> None:
+def test_dev_it_says_what_it_can_do(clone: Clone) -> None:
     for said in (clone.dev(), clone.dev("--help")):
         assert said.returncode == 0
         for command in ("demo", "test", "faults", "lint", "bench", "lock"):
@@ -127,17 +127,17 @@ def test_it_says_what_it_can_do(clone: Clone) -> None:
     assert not clone.stamp.exists()
 
 
-def test_an_unknown_command_is_refused(clone: Clone) -> None:
+def test_dev_an_unknown_command_is_refused(clone: Clone) -> None:
     said = clone.dev("deom")
     assert said.returncode == 2
     assert "no such command: deom" in said.stderr
 
 
-def test_an_old_python_can_read_it() -> None:
+def test_dev_an_old_python_can_read_it() -> None:
     ast.parse(DEV.read_text(), feature_version=(3, 7))
 
 
-def test_it_sets_up_once_and_hands_the_arguments_on(clone: Clone) -> None:
+def test_dev_it_sets_up_once_and_hands_the_arguments_on(clone: Clone) -> None:
     first = clone.dev("demo", "--some", "argument")
     assert first.stdout == f"1.0 1 {clone.root / '.venv'} --some argument\n", first.stderr
     assert "Setting up" in first.stderr
@@ -147,28 +147,28 @@ def test_it_sets_up_once_and_hands_the_arguments_on(clone: Clone) -> None:
     assert (second.returncode, second.stderr, clone.stamp.stat().st_mtime_ns) == (0, "", made)
 
 
-def test_pip_does_it_where_uv_cannot_be_had(tmp_path: Path) -> None:
+def test_dev_pip_does_it_where_uv_cannot_be_had(tmp_path: Path) -> None:
     clone = Clone(tmp_path / "clone", [])
     assert clone.dev("demo").stdout.startswith("1.0 1 ")
     assert (clone.root / ".venv" / "bin" / "pip").exists()
 
 
 @pytest.mark.long
-def test_pip_takes_over_when_uv_fails(clone: Clone) -> None:
+def test_dev_pip_takes_over_when_uv_fails(clone: Clone) -> None:
     clone.environment["UV_FIND_LINKS"] = str(clone.root)  # uv's settings lead nowhere, pip's do
     said = clone.dev("demo")
     assert said.stdout.startswith("1.0 1 "), said.stderr
     assert "pip takes over" in said.stderr
 
 
-def test_a_changed_lock_changes_the_environment(clone: Clone) -> None:
+def test_dev_a_changed_lock_changes_the_environment(clone: Clone) -> None:
     clone.dev("demo")
     clone.pin("2.0")
     assert clone.dev("demo").stdout.startswith("2.0 1 ")
 
 
 @pytest.mark.long
-def test_a_file_that_is_not_the_locked_one_is_refused(clone: Clone) -> None:
+def test_dev_a_file_that_is_not_the_locked_one_is_refused(clone: Clone) -> None:
     clone.pin("1.0", digest="0" * 64)
     said = clone.dev("demo")
     assert (said.returncode, said.stdout) == (1, "")
@@ -177,7 +177,7 @@ def test_a_file_that_is_not_the_locked_one_is_refused(clone: Clone) -> None:
     assert not clone.stamp.exists()
 
 
-def test_a_killed_setup_is_not_taken_for_good(clone: Clone) -> None:
+def test_dev_a_killed_setup_is_not_taken_for_good(clone: Clone) -> None:
     clone.dev("demo")
     clone.pin("2.0")
     # This uv never ends: the old environment is not what the lock says, and the new one is not made.
@@ -198,7 +198,7 @@ def test_a_killed_setup_is_not_taken_for_good(clone: Clone) -> None:
     assert clone.dev("demo").stdout.startswith("2.0 1 ")
 
 
-def test_a_copied_clone_makes_an_environment_of_its_own(clone: Clone) -> None:
+def test_dev_a_copied_clone_makes_an_environment_of_its_own(clone: Clone) -> None:
     clone.dev("demo")
     copy = clone.root.parent / "copy"
     shutil.copytree(clone.root, copy, symlinks=True)

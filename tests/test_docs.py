@@ -83,7 +83,7 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_settings() -> None:
+def test_docs_settings() -> None:
     assert first_cells(section("Settings")) == {name.upper() for name in Settings.model_fields}
     for name, setting in Settings.model_fields.items():
         row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\| ", section("Settings"), re.MULTILINE)
@@ -94,7 +94,7 @@ def test_settings() -> None:
         assert row[1] == (default.lower() if isinstance(setting.default, bool) else default)
 
 
-def test_reject_codes() -> None:
+def test_docs_reject_codes() -> None:
     assert first_cells(section("The account")) - {
         "created",
         "updated",
@@ -105,7 +105,7 @@ def test_reject_codes() -> None:
     } == {*CODES}
 
 
-def test_error_codes() -> None:
+def test_docs_error_codes() -> None:
     list(modules())
     known = {error.code for error in tree(RollcallError)} - NEVER_SHOWN
     assert (
@@ -114,43 +114,43 @@ def test_error_codes() -> None:
     )
 
 
-def test_statuses_of_refusals() -> None:
+def test_docs_statuses_of_refusals() -> None:
     statuses = {error.code: error.status for error in tree(RollcallError)}
     for code, status in re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", section("Errors"), re.MULTILINE):
         assert statuses[code] == int(status)
 
 
-def test_options() -> None:
+def test_docs_options() -> None:
     cells = first_cells(section("Run the service"))
     assert {cell for cell in cells if "/" not in cell} == {"source", "useResumable", *NAMES}
 
 
-def test_requests() -> None:
+def test_docs_requests() -> None:
     cells = first_cells(section("Run the service"))
     paths = create(Settings(), database_url="").openapi()["paths"]
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert {cell for cell in cells if "/" in cell} | {"POST /import"} == served
 
 
-def test_commands() -> None:
+def test_docs_commands() -> None:
     named = {" ".join(command_of(cell)) for cell in first_cells(section("Commands"))}
     assert named == set(registered(app))
     assert named == set(COMMANDS)
 
 
-def test_reference_of_commands() -> None:
+def test_docs_reference_of_commands() -> None:
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == commands(), (
         "python tests/test_docs.py > docs/commands.md"
     )
 
 
-def test_dependencies() -> None:
+def test_docs_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {match[0] for each in project["dependencies"] if (match := re.match(r"[\w-]+", each))}
     assert first_cells(ARCHITECTURE) == needed
 
 
-def test_modules_of_the_architecture() -> None:
+def test_docs_modules_of_the_architecture() -> None:
     package = ROOT / "src" / "rollcall"
     packages = ARCHITECTURE[ARCHITECTURE.index("## Packages") : ARCHITECTURE.index("## The way")]
     for folder, row in re.findall(r"^\| ((?!package)[a-z/]+) \| (.*) \|$", packages, re.MULTILINE):
@@ -164,14 +164,14 @@ def test_modules_of_the_architecture() -> None:
         assert re.search(rf"\b{module}\b", floors), module
 
 
-def test_floors_are_those_of_the_contract() -> None:
+def test_docs_floors_are_those_of_the_contract() -> None:
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     layers = next(each["layers"] for each in contract if each["type"] == "layers")
     named = {module for layer in layers for module in re.split(r"[ |:]+", layer)}
     assert named == {name.split(".")[1] for name in modules()}
 
 
-def test_changelog_knows_the_version() -> None:
+def test_docs_changelog_knows_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = re.findall(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
     assert released[0] == rollcall.__version__
@@ -179,14 +179,14 @@ def test_changelog_knows_the_version() -> None:
 
 
 @pytest.mark.parametrize("line", re.findall(r"(?:^\$ |^\.venv/bin/|^\| `)(rollcall [^`\n]*)", README, re.MULTILINE))
-def test_commands_of_the_readme_exist(line: str) -> None:
+def test_docs_commands_of_the_readme_exist(line: str) -> None:
     words = shlex.split(line)
     shown = CliRunner().invoke(app, [*command_of(line), "--help"])
     assert shown.exit_code == 0
     assert all(word in shown.stdout for word in words if word.startswith("--"))
 
 
-def test_links_lead_somewhere() -> None:
+def test_docs_links_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"

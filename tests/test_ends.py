@@ -50,7 +50,7 @@ async def crash(place: Site, job: Import) -> None:
 
 
 @pytest.mark.parametrize("end", [fail, cancel, crash])
-async def test_an_end_keeps_what_was_read(place: Site, end: Callable[[Site, Import], Awaitable[None]]) -> None:
+async def test_end_keeps_what_was_read(place: Site, end: Callable[[Site, Import], Awaitable[None]]) -> None:
     running = await half_done(place)
     await place.query("update rollcall.imports set worker = 2 where state = 'running'")
 
@@ -70,27 +70,27 @@ async def test_an_end_keeps_what_was_read(place: Site, end: Callable[[Site, Impo
     assert (done.state, done.position, done.total) == ("succeeded", done.bytes_total, FILE.count)
 
 
-async def test_fail_check_has_read_all(place: Site) -> None:
+async def test_ends_fail_check_has_read_all(place: Site) -> None:
     job = await place.load("crm", BAD, onInvalid="fail")
     assert (job.state, job.position, job.total) == ("failed", job.bytes_total, 2)
     assert job.counts == Counts(read=1, rejected=1)
 
 
-async def test_cancel_before_the_claim_has_read_nothing(place: Site) -> None:
+async def test_ends_cancel_before_the_claim_has_read_nothing(place: Site) -> None:
     job_id = await place.post("crm", FILE.csv())
     await control.cancel(place.database, job_id)
     job = await place.show(job_id)
     assert (job.state, job.position, job.counts) == ("cancelled", 0, Counts())
 
 
-async def test_show_has_the_name_of_the_file(place: Site) -> None:
+async def test_ends_show_has_the_name_of_the_file(place: Site) -> None:
     job_id = await place.post("crm", FILE.csv())
     assert (await place.show(job_id)).file_name is None
     await place.query("update rollcall.uploads set name = 'Contacts 2026.csv'")
     assert (await place.show(job_id)).file_name == "Contacts 2026.csv"
 
 
-async def test_release_counts_an_attempt_once(place: Site) -> None:
+async def test_ends_release_counts_an_attempt_once(place: Site) -> None:
     """Its answer may be lost, and it is said again."""
     await place.post("crm", FILE.csv())
     job = await place.claim()
@@ -100,7 +100,7 @@ async def test_release_counts_an_attempt_once(place: Site) -> None:
     assert ((await place.show(job.id)).state, (await place.show(job.id)).crashes) == ("running", 1)
 
 
-async def test_release_after_a_commit_begins_the_count_anew(place: Site) -> None:
+async def test_ends_release_after_a_commit_begins_the_count_anew(place: Site) -> None:
     job = await half_done(place)
     await place.query("update rollcall.imports set crashes = 3, worker = 1")
     async with await psycopg.AsyncConnection.connect(place.url, autocommit=True) as tx:

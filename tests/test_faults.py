@@ -107,7 +107,7 @@ async def in_mid_copy(place: Site) -> bool:
 
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("harm", ["fast", "immediate", "postmaster", "backend"])
-async def test_postgres_goes_down_and_comes_up(server: embedded.Server, place: Site, harm: Harm) -> None:
+async def test_faults_postgres_goes_down_and_comes_up(server: embedded.Server, place: Site, harm: Harm) -> None:
     """While a loader copies, and while everybody waits."""
     files = [File("crm", edition, 700) for edition in range(2)]
     async with watched(place):
@@ -126,7 +126,7 @@ async def test_postgres_goes_down_and_comes_up(server: embedded.Server, place: S
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_who_went_down_with_postgres_is_not_to_blame(
+async def test_faults_who_went_down_with_postgres_is_not_to_blame(
     server: embedded.Server, place: Site, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its import is taken over; that it may be one that workers die of, nothing says."""
@@ -162,7 +162,7 @@ async def accepted(client: httpx.AsyncClient, file: File) -> UUID | None:
 
 
 @pytest.mark.usefixtures("at_work")
-async def test_postgres_is_away(server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_faults_postgres_is_away(server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An import goes on where it was; what is posted all the while is refused, and nothing of it is there."""
     monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
     file, later = File("crm", 0, 700), File("crm", 1, 300)
@@ -189,7 +189,7 @@ async def test_postgres_is_away(server: embedded.Server, place: Site, monkeypatc
     await assert_sound(place, {first: file, second: later})
 
 
-async def test_postgres_goes_while_a_body_arrives(
+async def test_faults_postgres_goes_while_a_body_arrives(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender is told, and may send it again as soon as there is a database. What is left in the store is swept."""
@@ -238,7 +238,7 @@ async def fill_up(url: str) -> list[Held]:
 
 
 @pytest.mark.usefixtures("at_work")
-async def test_others_hold_all_connections(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_faults_others_hold_all_connections(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no connection yet is told so or waits; when there are some again, the queue drains."""
     monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.5)
     files = [File("crm", 0, 300), File("shop", 0, 300)]
@@ -271,7 +271,7 @@ async def test_others_hold_all_connections(place: Site, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("at_work")
-async def test_the_disk_of_postgres_is_full(
+async def test_faults_the_disk_of_postgres_is_full(
     server: embedded.Server, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried again and again, given back and taken again, with rests; it ends well when there is room."""
@@ -306,7 +306,7 @@ async def test_the_disk_of_postgres_is_full(
 
 
 @pytest.mark.usefixtures("at_work")
-async def test_somebody_locks_the_contacts(place: Site) -> None:
+async def test_faults_somebody_locks_the_contacts(place: Site) -> None:
     """The worker goes on beating, and the import waits."""
     file = File("crm", 0, 600)
     with capture_logs() as logs:

@@ -140,13 +140,13 @@ async def assert_true(place: Site, job: Import) -> None:
 
 
 @pytest.mark.usefixtures("at_work")
-async def test_in_a_vacant_source(place: Site) -> None:
+async def test_faults_in_a_vacant_source(place: Site) -> None:
     """The keys were new for sure, until somebody else brought them."""
     await assert_true(place, await loaded_among_others(place, 1))
 
 
 @pytest.mark.usefixtures("at_work")
-async def test_in_a_filled_source(place: Site) -> None:
+async def test_faults_in_a_filled_source(place: Site) -> None:
     """Every second contact of the file is there already, by another name."""
     await place.query(
         """insert into public.contacts (id, name, email, source, imported_at)

@@ -21,11 +21,11 @@ COUNT = 17
 """So many holes there are."""
 
 
-def test_every_hole_is_in_the_list() -> None:
+def test_faults_every_hole_is_in_the_list() -> None:
     assert {int(hole.name.rstrip("abcdefghi")) for hole in HOLES} == set(range(1, COUNT + 1))
 
 
-def test_the_lists_fit_the_code() -> None:
+def test_faults_the_lists_fit_the_code() -> None:
     """What is to be undone is there, the rest is still Python, and so is the test."""
     for rule in (*HOLES, *FAULTS):
         for name, text in texts(rule).items():
@@ -36,7 +36,7 @@ def test_the_lists_fit_the_code() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("rule", [*HOLES, *FAULTS], ids=lambda rule: rule.name)
-def test_a_test_fails_without(rule: Undone, cluster: str, tmp_path: Path) -> None:
+def test_faults_a_test_fails_without(rule: Undone, cluster: str, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(copy_without(rule, tmp_path)), "TEST_DATABASE_URL": cluster}
     del environment["ROLLCALL_LONG"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=line"]

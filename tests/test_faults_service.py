@@ -147,7 +147,7 @@ async def restarting(apis: list[Api], workers: list[Worker], start: Callable[[],
         done.set()
 
 
-async def test_rolling_restart(place: Site) -> None:
+async def test_service_rolling_restart(place: Site) -> None:
     """Two APIs, two workers, and clients that try again: every import ends well, and no answer is a fault."""
     await oracle.instrument(place.url, slow=0.08)
     files = [File(f"source {number % SOURCES}", number // SOURCES, RECORDS) for number in range(IMPORTS)]
@@ -233,7 +233,7 @@ async def wide_records() -> AsyncIterator[bytes]:
         yield b"".join(b"Ann %07d,u%07d@example.org,%s\n" % (n, n, note) for n in range(block << 8, (block + 1) << 8))
 
 
-async def test_a_worker_stays_small(place: Site) -> None:
+async def test_service_a_worker_stays_small(place: Site) -> None:
     with (
         confined() as within,
         Worker([*within, sys.executable, "-m", "rollcall", "worker"], place.folder, place.url) as worker,
@@ -254,7 +254,7 @@ async def test_a_worker_stays_small(place: Site) -> None:
     assert most < MEMORY_BYTES
 
 
-async def test_rejects_need_little_room(place: Site) -> None:
+async def test_service_rejects_need_little_room(place: Site) -> None:
     """Of a file of nothing but Rejects few are stored; all of them are counted, and found again for whoever asks."""
     lines = b"".join(b"Ann Lee,nowhere.%d,+49 30 %d\n" % (number, number) for number in range(REJECTS))
     job_id = await place.post("crm", b"name,email,phone\n" + lines)

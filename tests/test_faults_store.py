@@ -71,7 +71,7 @@ async def assert_refused(client: httpx.AsyncClient, place: Site, status: int, co
         assert not rows(place.url, "select id from rollcall.uploads union all select id from rollcall.imports")
 
 
-async def test_a_write_that_fails(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_a_write_that_fails(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0, 0))
     async with served(place.url, place.folder, upload_chunk_size=3 << 20) as client:
         with files_end_at(2 << 20):
@@ -79,7 +79,7 @@ async def test_a_write_that_fails(place: Site, monkeypatch: pytest.MonkeyPatch) 
         assert (await client.post("/import", content=body(5), headers=HEADERS)).status_code == 200
 
 
-async def test_a_full_disk(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_a_full_disk(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "RESERVE_BYTES", 0, raising=False)
     with small_disk(place.folder / "store", "4m", owner=os.geteuid()) as disk:
         async with served(place.url, place.folder, upload_chunk_size=3 << 20) as client:
@@ -128,7 +128,7 @@ def damage(stored: Path, harm: str, after: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize(("harm", "which"), [("gone", 0), ("shorter", 2), ("flipped", -1)])
-async def test_a_segment_that_is_not_what_was_stored(place: Site, harm: str, which: int) -> None:
+async def test_store_a_segment_that_is_not_what_was_stored(place: Site, harm: str, which: int) -> None:
     """What comes before it may be loaded, nothing of itself is; put back, the import goes on from there."""
     stored = (await post_in_segments(place))[which]
     kept = damage(stored, harm)
@@ -147,7 +147,7 @@ async def test_a_segment_that_is_not_what_was_stored(place: Site, harm: str, whi
     await assert_sound(place, {job.id: FILE})
 
 
-async def test_gone_in_the_middle_of_a_load(place: Site) -> None:
+async def test_store_gone_in_the_middle_of_a_load(place: Site) -> None:
     """An attempt is over and committed something; the next one finds the file gone, and then back."""
     stored = await post_in_segments(place)
     draining = asyncio.Event()
@@ -167,7 +167,7 @@ async def test_gone_in_the_middle_of_a_load(place: Site) -> None:
     await assert_sound(place, {job.id: FILE})
 
 
-async def test_a_flipped_byte_in_one_long_segment(place: Site) -> None:
+async def test_store_a_flipped_byte_in_one_long_segment(place: Site) -> None:
     """What comes before its block may be loaded, nothing of the block is; put back, the import goes on from there."""
     lines = [b"Ann,u%d@example.org,%b\n" % (number, b"n" * 4000) for number in range(4000)]
     await place.post("crm", b"name,email,note\n" + b"".join(lines))
@@ -186,7 +186,7 @@ async def test_a_flipped_byte_in_one_long_segment(place: Site) -> None:
     assert (job.state, job.created) == ("succeeded", len(lines))
 
 
-async def test_damaged_while_it_is_loaded(place: Site) -> None:
+async def test_store_damaged_while_it_is_loaded(place: Site) -> None:
     """However late it happens: no attempt takes the word of an earlier one."""
     stored = await post_in_segments(place)
     draining = asyncio.Event()

@@ -94,7 +94,7 @@ async def assert_whole(place: Site, posted: dict[UUID, File], case: str) -> None
 
 
 @pytest.mark.parametrize("harm", ["cut", "answerless", "hang"])
-async def test_every_statement_fails_once(place: Site, before: Proxy, harm: Harm) -> None:
+async def test_sweep_every_statement_fails_once(place: Site, before: Proxy, harm: Harm) -> None:
     posted: dict[UUID, File] = {}
     for number in numbers(3 if harm == "hang" else 6, STATEMENTS):
         file = file_of(number)
@@ -110,7 +110,7 @@ async def test_every_statement_fails_once(place: Site, before: Proxy, harm: Harm
     assert len(posted) >= (STATEMENTS if LONG else 3)
 
 
-async def test_killed_at_every_statement(place: Site, before: Proxy) -> None:
+async def test_sweep_killed_at_every_statement(place: Site, before: Proxy) -> None:
     """And another one goes on."""
     posted: dict[UUID, File] = {}
     for number in numbers(2, STATEMENTS):
@@ -145,7 +145,7 @@ async def post(place: Site, store: FaultyStore, file: File) -> UUID:
 
 
 @pytest.mark.parametrize("fault", ["error", "hang"])
-async def test_every_call_of_the_store_fails_once(place: Site, fault: str) -> None:
+async def test_sweep_every_call_of_the_store_fails_once(place: Site, fault: str) -> None:
     posted: dict[UUID, File] = {}
     for number in numbers(6 if fault == "error" else 2, CALLS):
         file = file_of(number)
@@ -162,7 +162,7 @@ async def test_every_call_of_the_store_fails_once(place: Site, fault: str) -> No
     assert store.calls < number or not LONG
 
 
-async def test_killed_at_every_call_of_the_store(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sweep_killed_at_every_call_of_the_store(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """And another one goes on."""
     posted: dict[UUID, File] = {}
     for number in numbers(2, CALLS // 2):

@@ -79,7 +79,9 @@ async def taken_over(
 
 
 @pytest.mark.parametrize("where", PLACES)
-async def test_frozen_in_a_batch(place: Site, between: Proxy, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_worker_frozen_in_a_batch(
+    place: Site, between: Proxy, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At its third batch of a loader: what it has said is heard, and then nothing more."""
     with place.worker(haste=HASTE, through=between.url) as frozen:
         said = 0
@@ -110,7 +112,7 @@ def waiting_in(pid: int) -> set[str]:
     return {task.joinpath("wchan").read_text() for task in Path(f"/proc/{pid}/task").iterdir()}
 
 
-async def test_frozen_while_it_waits_for_the_store(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_worker_frozen_while_it_waits_for_the_store(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file does not open. Thawed, it finds that the file is gone: but the import is another's, and not failed."""
     job_id = await place.post(FILE.source, FILE.csv())
     [stored] = objects(place.folder)
@@ -135,7 +137,7 @@ async def test_frozen_while_it_waits_for_the_store(place: Site, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("at", [1, 650] if LONG else [1])
-async def test_a_file_that_workers_die_of(place: Site, at: int) -> None:
+async def test_worker_a_file_that_workers_die_of(place: Site, at: int) -> None:
     """At its first Record, or after batches that are committed: four lost attempts end it, and no other import."""
     lines = FILE.csv().splitlines(keepends=True)
     poisoned = await place.post("bad", b"".join([*lines[:at], b"Ann,poison@example.org,,\n", *lines[at:]]))

@@ -76,7 +76,7 @@ FORMS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-async def test_a_form_costs_little_whatever_is_in_it(
+async def test_hostile_input_a_form_costs_little_whatever_is_in_it(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     for name, (asked, status) in FORMS.items():
@@ -98,7 +98,7 @@ def hostile(corpora: Path, where: str) -> list[str]:
     return [each["value"] for line in lines if (each := json.loads(line))["where"].startswith(where)]
 
 
-async def test_a_file_name_is_a_text_and_leads_nowhere(
+async def test_hostile_input_a_file_name_is_a_text_and_leads_nowhere(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path, corpora: Path
 ) -> None:
     names = hostile(corpora, "filename")
@@ -118,7 +118,9 @@ async def test_a_file_name_is_a_text_and_leads_nowhere(
     assert all(KEY.fullmatch(path.name) and path.parent == tmp_path / "store" / path.name[:2] for path in everything)
 
 
-async def test_a_source_is_a_text_and_nothing_else(client: httpx.AsyncClient, database_url: str, corpora: Path) -> None:
+async def test_hostile_input_a_source_is_a_text_and_nothing_else(
+    client: httpx.AsyncClient, database_url: str, corpora: Path
+) -> None:
     sources = hostile(corpora, "source")
     assert len(sources) == 14
     taken = []
@@ -142,7 +144,7 @@ async def test_a_source_is_a_text_and_nothing_else(client: httpx.AsyncClient, da
 FORGED = 'a\r\n{"level":"error","event":"forged"}\r\n\x1b[31mred\x1b]0;title\x07'
 
 
-async def test_nobody_writes_lines_into_the_log(database_url: str, tmp_path: Path) -> None:
+async def test_hostile_input_nobody_writes_lines_into_the_log(database_url: str, tmp_path: Path) -> None:
     async with api(database_url, tmp_path) as (_, port), httpx.AsyncClient(trust_env=False) as client:
         client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
         csv = {"Content-Type": "text/csv"}
@@ -173,7 +175,7 @@ LIES = {
 }
 
 
-async def test_a_client_is_where_its_connection_comes_from() -> None:
+async def test_hostile_input_a_client_is_where_its_connection_comes_from() -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -219,7 +221,7 @@ ASKED = [
 ]  # fmt: skip
 
 
-async def test_gate_answers_no_web_page_while_there_is_no_key(database_url: str, tmp_path: Path) -> None:
+async def test_hostile_input_gate_answers_no_web_page_while_there_is_no_key(database_url: str, tmp_path: Path) -> None:
     async with (
         listening(database_url, tmp_path) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
@@ -244,7 +246,9 @@ async def test_gate_answers_no_web_page_while_there_is_no_key(database_url: str,
     assert rows(database_url, "select id from rollcall.uploads") == []
 
 
-async def test_gate_decides_nothing_by_host_once_there_is_a_key(database_url: str, tmp_path: Path) -> None:
+async def test_hostile_input_gate_decides_nothing_by_host_once_there_is_a_key(
+    database_url: str, tmp_path: Path
+) -> None:
     async with Pool(database_url) as database, database.session() as tx:
         authorization = {"Authorization": f"Bearer {await keys.create(tx, 'all')}"}
     async with (

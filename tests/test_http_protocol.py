@@ -109,7 +109,7 @@ def problem(answer: bytes, status: int, code: str) -> None:
     assert f"x-request-id: {problem['requestId']}".encode() in head
 
 
-async def test_a_request_that_could_be_read_in_two_ways_is_refused(port: int, database_url: str) -> None:
+async def test_http_protocol_a_request_that_could_be_read_in_two_ways_is_refused(port: int, database_url: str) -> None:
     for name, sent in AMBIGUOUS.items():
         answer = await said(port, sent)
         assert answer.startswith(b"HTTP/1.1 400 "), name
@@ -118,14 +118,14 @@ async def test_a_request_that_could_be_read_in_two_ways_is_refused(port: int, da
     assert not rows(database_url, "select id from rollcall.imports")
 
 
-async def test_those_requests_are_good_but_for_what_is_refused(port: int) -> None:
+async def test_http_protocol_those_requests_are_good_but_for_what_is_refused(port: int) -> None:
     for sent in (f"{START}{LENGTH}\r\n{CSV}", f"{START}{CHUNKED}\r\n{CHUNKS}", f"{LIVE}\r\n", f"\r\n{LIVE}\r\n"):
         answer = await said(port, sent.replace("Host: localhost", "Host: localhost\r\nConnection: close", 1))
         assert answer.startswith(b"HTTP/1.1 200 "), sent
     assert (await said(port, "GET /health/live HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_an_offer_to_upgrade_is_passed_over(port: int, database_url: str) -> None:
+async def test_http_protocol_an_offer_to_upgrade_is_passed_over(port: int, database_url: str) -> None:
     offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
     for sent in (f"{START}{offer}{LENGTH}\r\n{CSV}", f"{START}{offer}{CHUNKED}\r\n{CHUNKS}", f"{LIVE}{offer}\r\n"):
         answer = await said(port, sent + LIVE + "Connection: close\r\n\r\n")
@@ -133,13 +133,13 @@ async def test_an_offer_to_upgrade_is_passed_over(port: int, database_url: str) 
     assert rows(database_url, "select bytes_total from rollcall.imports") == [(len(CSV),)] * 2
 
 
-async def test_connection_takes_any_number_of_offers_to_upgrade(port: int) -> None:
+async def test_http_protocol_connection_takes_any_number_of_offers_to_upgrade(port: int) -> None:
     offer = f"{LIVE}Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     answer = await said(port, offer * 1000 + LIVE + "Connection: close\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200 ") == 1001
 
 
-def test_connections_follow_the_files_of_the_process() -> None:
+def test_http_protocol_connections_follow_the_files_of_the_process() -> None:
     command = [
         sys.executable,
         "-c",
@@ -150,7 +150,7 @@ def test_connections_follow_the_files_of_the_process() -> None:
         assert int(subprocess.run(limited, check=True, capture_output=True).stdout) == connections
 
 
-async def test_what_follows_the_last_chunk_is_no_header(port: int, database_url: str) -> None:
+async def test_http_protocol_what_follows_the_last_chunk_is_no_header(port: int, database_url: str) -> None:
     sent = START.replace("?source=crm", "") + "Connection: close\r\n" + CHUNKED
     answer = await said(port, f"{sent}X-Source: crm\r\n\r\n{CHUNKS[:-2]}X-Source: other\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -160,7 +160,7 @@ async def test_what_follows_the_last_chunk_is_no_header(port: int, database_url:
         problem(await said(port, f"{sent}X-Source: crm\r\n\r\n{endless}"), 431, "HEADERS_TOO_LARGE")
 
 
-async def test_a_head_has_64_kib(port: int) -> None:
+async def test_http_protocol_a_head_has_64_kib(port: int) -> None:
     fits = f"{LIVE}Connection: close\r\nX-A: {'x' * 65_000}\r\n\r\n"
     assert (await said(port, fits)).startswith(b"HTTP/1.1 200 ")
     for sent in (
@@ -173,14 +173,14 @@ async def test_a_head_has_64_kib(port: int) -> None:
         problem(await said(port, sent), 431, "HEADERS_TOO_LARGE")
 
 
-async def test_a_refusal_is_never_taken_for_another_answer(port: int) -> None:
+async def test_http_protocol_a_refusal_is_never_taken_for_another_answer(port: int) -> None:
     waiting = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert await said(port, waiting + "garbage\r\n\r\n") == b""
     answer = await said(port, f"{START}Connection: close\r\nContent-Length: 9999999999999\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_a_head_that_does_not_come_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_http_protocol_a_head_that_does_not_come_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     problem(await said(port, LIVE), 408, "REQUEST_TIMEOUT")
     assert await said(port, "") == await said(port, "\r\n") == b""
@@ -204,7 +204,9 @@ async def trickle(port: int, begun: str, drop: str) -> float:
     return time.monotonic() - began
 
 
-async def test_a_little_now_and_then_keeps_nothing_open(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_http_protocol_a_little_now_and_then_keeps_nothing_open(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     refused = f"POST /nope HTTP/1.1\r\nHost: localhost\r\n{LENGTH.strip()}000\r\n\r\n"
     for begun, drop in ((LIVE, "X-A: b\r\n"), ("", "\r\n"), (f"{LIVE}\r\n", "\r\n"), (refused, "x")):
@@ -218,7 +220,9 @@ def established(port: int, client: socket.socket) -> bool:
     return any(ends[0] in line[:24] and ends[1] in line for line in lines)
 
 
-async def test_an_answer_that_nobody_takes_is_given_up(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_http_protocol_an_answer_that_nobody_takes_is_given_up(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_protocol, "TAKE_SECONDS", 0.3)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -228,7 +232,9 @@ async def test_an_answer_that_nobody_takes_is_given_up(port: int, monkeypatch: p
         await until(lambda: not established(port, client))
 
 
-async def test_a_crowd_that_asks_nothing_keeps_nobody_out(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_http_protocol_a_crowd_that_asks_nothing_keeps_nobody_out(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_protocol, "CONNECTIONS_MAX", 20)
     crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
     for _, writer in crowd[10:]:

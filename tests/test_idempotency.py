@@ -52,7 +52,9 @@ def one_import(database_url: str, folder: Path) -> None:
     assert ([path.name for path in objects(folder)], state) == ([key], "durable")
 
 
-async def test_fifty_at_once_are_one_import(client: httpx.AsyncClient, database_url: str, tmp_path: Path) -> None:
+async def test_idempotency_key_fifty_at_once_are_one_import(
+    client: httpx.AsyncClient, database_url: str, tmp_path: Path
+) -> None:
     async def post() -> str:
         while True:
             answer = await client.post("/import", content=CSV, headers=STREAM)
@@ -66,7 +68,9 @@ async def test_fifty_at_once_are_one_import(client: httpx.AsyncClient, database_
     one_import(database_url, tmp_path)
 
 
-async def test_turns_of_one_sender_hold_no_connection(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_idempotency_key_turns_of_one_sender_hold_no_connection(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
     """Another process counts what the sender has under way: all of its requests here wait, and nobody else does."""
     async with await connect(database_url, "test") as another:
         await another.execute("select pg_advisory_lock(%s, hashtext(''))", (SENDER_LOCK_CLASS,))
@@ -82,7 +86,7 @@ async def test_turns_of_one_sender_hold_no_connection(client: httpx.AsyncClient,
     assert {answer.status_code for answer in await asyncio.gather(*posts)} == {200}
 
 
-async def test_turns_end_for_those_who_wait_too_long(
+async def test_idempotency_key_turns_end_for_those_who_wait_too_long(
     client: httpx.AsyncClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
@@ -96,7 +100,7 @@ async def test_turns_end_for_those_who_wait_too_long(
     assert not turns._turns
 
 
-async def test_the_same_request_is_one_import_in_every_form(
+async def test_idempotency_key_the_same_request_is_one_import_in_every_form(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     async def chunked() -> AsyncIterator[bytes]:
@@ -119,7 +123,7 @@ async def test_the_same_request_is_one_import_in_every_form(
     assert listed[0].json() == listed[1].json() != first
 
 
-async def test_another_request_under_the_key_is_refused(
+async def test_idempotency_key_another_request_under_the_key_is_refused(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     await client.post("/import", content=CSV, headers=STREAM)
@@ -136,7 +140,7 @@ async def test_another_request_under_the_key_is_refused(
     one_import(database_url, tmp_path)
 
 
-async def test_a_refused_request_leaves_its_key_free(
+async def test_idempotency_key_a_refused_request_leaves_its_key_free(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     bad = {"source": "crm", "data": [{"name": "Alice", "email": "nobody"}]}
@@ -146,7 +150,7 @@ async def test_a_refused_request_leaves_its_key_free(
     one_import(database_url, tmp_path)
 
 
-async def test_a_key_is_a_text_of_255_characters(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_idempotency_key_a_key_is_a_text_of_255_characters(client: httpx.AsyncClient, database_url: str) -> None:
     for given in ("", "x" * 256):
         answer = await client.post("/import", content=CSV, headers=STREAM | {"Idempotency-Key": given})
         problem(answer, 400, "INVALID_INPUT")
@@ -158,7 +162,7 @@ async def test_a_key_is_a_text_of_255_characters(client: httpx.AsyncClient, data
     assert rows(database_url, "select length(idempotency_key) from rollcall.uploads") == [(255,)]
 
 
-async def test_a_key_is_kept_for_a_day(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_idempotency_key_a_key_is_kept_for_a_day(client: httpx.AsyncClient, database_url: str) -> None:
     jobs = []
     for hours in (0, 23, 2):
         with psycopg.connect(database_url) as connection:
@@ -169,7 +173,7 @@ async def test_a_key_is_kept_for_a_day(client: httpx.AsyncClient, database_url: 
     assert jobs[0] == jobs[1] != jobs[2]
 
 
-async def test_a_key_belongs_to_its_sender(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_idempotency_key_a_key_belongs_to_its_sender(client: httpx.AsyncClient, database_url: str) -> None:
     await client.post("/import", content=CSV, headers=STREAM)
     async with Pool(database_url) as database, database.session() as tx:
         shown = [await keys.create(tx, name) for name in ("a", "b")]
@@ -210,7 +214,7 @@ create trigger refuse before update on rollcall.uploads for each row when (new.s
 
 
 @pytest.mark.parametrize("first", ["", FULL_FOR_A_MOMENT], ids=["", "the disk is full for a moment"])
-async def test_a_twin_that_is_seen_is_waited_for(
+async def test_idempotency_key_a_twin_that_is_seen_is_waited_for(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
@@ -230,7 +234,7 @@ async def test_a_twin_that_is_seen_is_waited_for(
 
 
 @pytest.mark.parametrize("resumable", ["true", "false"])
-async def test_a_twin_that_thaws_too_late_imports_nothing(
+async def test_idempotency_key_a_twin_that_thaws_too_late_imports_nothing(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path, resumable: str
 ) -> None:
     body = Body()
@@ -323,7 +327,7 @@ KILLS = (
 )
 
 
-async def test_an_api_that_is_killed_leaves_one_import_to_the_same_request(
+async def test_idempotency_key_an_api_that_is_killed_leaves_one_import_to_the_same_request(
     client: httpx.AsyncClient, database_url: str, tmp_path: Path
 ) -> None:
     """Stopped at each step by a lock that its next statement needs; `client` is another API beside it."""

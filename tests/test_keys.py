@@ -33,7 +33,7 @@ def with_other(key: str, at: int) -> str:
     return f"{key[:at]}{'0' if key[at] == '1' else '1'}{key[at + 1 :]}"
 
 
-async def test_a_key_is_known_and_nothing_like_it(tx: Connection) -> None:
+async def test_key_is_known_and_nothing_like_it(tx: Connection) -> None:
     key = await keys.create(tx, "crm", ["a", "b"])
     assert keys.FORM.fullmatch(key)
     assert await keys.caller(tx, key) == Caller("crm", ["a", "b"])
@@ -52,7 +52,9 @@ async def test_keys_are_random_and_their_secrets_are_not_kept(tx: Connection, da
     assert not any(secret in kept or secret.encode().hex() in kept for secret in secrets)
 
 
-async def test_an_unknown_id_is_compared_like_a_wrong_secret(tx: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_an_unknown_id_is_compared_like_a_wrong_secret(
+    tx: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key, compared, compare = await keys.create(tx, "crm"), [], hmac.compare_digest
 
     def watched(one: bytes, other: bytes) -> bool:
@@ -66,7 +68,7 @@ async def test_an_unknown_id_is_compared_like_a_wrong_secret(tx: Connection, mon
     assert compared == [(32, 32)] * 3
 
 
-async def test_revoke_ends_a_key_and_keeps_its_name(tx: Connection) -> None:
+async def test_keys_revoke_ends_a_key_and_keeps_its_name(tx: Connection) -> None:
     assert not await keys.any_made(tx)
     key = await keys.create(tx, "crm")
     with pytest.raises(Conflict):
@@ -83,7 +85,7 @@ async def test_revoke_ends_a_key_and_keeps_its_name(tx: Connection) -> None:
     assert await keys.caller(tx, key) is None
 
 
-async def test_create_keeps_names_and_sources_as_requests_give_them(tx: Connection) -> None:
+async def test_keys_create_keeps_names_and_sources_as_requests_give_them(tx: Connection) -> None:
     key = await keys.create(tx, " cafe\u0301 ", ["cafe\u0301", "\u00a0crm "])
     assert await keys.caller(tx, key) == Caller("caf\u00e9", ["caf\u00e9", "crm"])
     for name, sources in (("", None), ("a\x85b", None), ("x", [" "]), ("x", ["a\x01b"]), ("x", ["y" * 101])):
@@ -92,7 +94,7 @@ async def test_create_keeps_names_and_sources_as_requests_give_them(tx: Connecti
     await keys.revoke(tx, "caf\u00e9 ")
 
 
-async def test_the_last_use_is_written_once_a_minute(tx: Connection) -> None:
+async def test_keys_the_last_use_is_written_once_a_minute(tx: Connection) -> None:
     async def used() -> object:
         return (await keys.live(tx))[0].used_at
 
@@ -109,7 +111,7 @@ async def test_the_last_use_is_written_once_a_minute(tx: Connection) -> None:
     assert await used() > first  # type: ignore[operator]
 
 
-def test_commands(database_url: str) -> None:
+def test_keys_commands(database_url: str) -> None:
     def run(*arguments: str) -> tuple[int, str, str]:
         done = CliRunner().invoke(app, ["keys", *arguments], env={"DATABASE_URL": database_url})
         return done.exit_code, done.stdout, done.stderr
@@ -136,7 +138,7 @@ def test_commands(database_url: str) -> None:
         assert run(*wrong)[0] == 2
 
 
-def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path) -> None:
+def test_keys_commands_reach_the_postgres_of_a_running_service(data_dir: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(app, ["keys", *arguments, "--data-dir", str(data_dir)], env={"DATABASE_URL": None})
         assert done.exit_code == 0, done.stderr
@@ -149,7 +151,7 @@ def test_commands_reach_the_postgres_of_a_running_service(data_dir: Path) -> Non
     assert "shop" in run("list")
 
 
-def test_others_are_listened_to_once_there_is_a_key(tmp_path: Path, database_url: str) -> None:
+def test_keys_others_are_listened_to_once_there_is_a_key(tmp_path: Path, database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "HOST": "0.0.0.0", "PORT": str(free_port())}
     for command in ("api", "up"):
         refused = CliRunner().invoke(app, [command], env=settings)

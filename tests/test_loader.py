@@ -68,7 +68,7 @@ async def assert_whole(place: Site, file: File = FILE) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "reset", "answerless"])
-async def test_connection_lost_at_every_third_commit(place: Site, before: Proxy, harm: Harm) -> None:
+async def test_loader_connection_lost_at_every_third_commit(place: Site, before: Proxy, harm: Harm) -> None:
     """Before COMMIT reaches the server, and after it did and nobody heard the answer."""
     commits = 0
 
@@ -86,7 +86,7 @@ async def test_connection_lost_at_every_third_commit(place: Site, before: Proxy,
     assert len(before.harmed) >= 6
 
 
-async def test_commit_that_arrives_after_the_look(place: Site, before: Proxy) -> None:
+async def test_loader_commit_that_arrives_after_the_look(place: Site, before: Proxy) -> None:
     """The loader looks, finds nothing, begins again: then its first COMMIT gets through."""
     late: set[str] = set()
 
@@ -109,7 +109,7 @@ async def test_commit_that_arrives_after_the_look(place: Site, before: Proxy) ->
 
 
 @pytest.mark.parametrize("word", [b"insert into rollcall.import_parts", b"COMMIT\0"], ids=["fence", "share"])
-async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) -> None:
+async def test_loader_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) -> None:
     """The server still holds the batch of a connection that the loader knows to be dead: the loader ends it.
 
     If it only holds the fence, no loader is in its way: whoever closes the import ends it."""
@@ -126,7 +126,7 @@ async def test_half_open_twin_is_ended(place: Site, before: Proxy, word: bytes) 
 
 
 @pytest.mark.parametrize("seed", range(20) if LONG else [1, 2])
-async def test_connections_lost_anywhere(place: Site, before: Proxy, seed: int) -> None:
+async def test_loader_connections_lost_anywhere(place: Site, before: Proxy, seed: int) -> None:
     """One message in 25 is the last one of its connection, whatever it says; connecting included. batches are of one
     Part each, or of as many as wait."""
     chance = random.Random(seed)
@@ -144,13 +144,13 @@ async def test_connections_lost_anywhere(place: Site, before: Proxy, seed: int) 
     assert len(before.harmed) >= 5
 
 
-async def test_slow_network(place: Site, before: Proxy) -> None:
+async def test_loader_slow_network(place: Site, before: Proxy) -> None:
     before.latency, before.limit = 0.002, 1 << 20
 
     await assert_whole(place)
 
 
-async def test_fenced_loaders_write_nothing(place: Site, before: Proxy) -> None:
+async def test_loader_fenced_loaders_write_nothing(place: Site, before: Proxy) -> None:
     """An import is taken over in the middle: whoever had it stops, whoever has it ends it."""
     before.latency = 0.005
     job_id = await place.post(FILE.source, FILE.csv())
@@ -169,7 +169,7 @@ async def test_fenced_loaders_write_nothing(place: Site, before: Proxy) -> None:
     assert await oracle.violations(place.url, {job_id: FILE}) == []
 
 
-async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -> None:
+async def test_loader_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -> None:
     """Just when a loader is about to enter its first batch, another one that begins there is committed, and shorter.
 
     It is of the same attempt: an older session of this worker, say. The loader loads what that one did not have.
@@ -206,7 +206,7 @@ async def test_a_twin_that_cut_its_parts_otherwise(place: Site, before: Proxy) -
 
 
 @pytest.mark.parametrize("times", [1, 1000], ids=["once", "again and again"])
-async def test_a_batch_that_is_taken_back_just_before_the_end(
+async def test_loader_a_batch_that_is_taken_back_just_before_the_end(
     place: Site, before: Proxy, aside: psycopg.Connection[Any], times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loader is done and notices nothing. The close does not add up: what is missing is loaded, but not for
@@ -233,7 +233,7 @@ async def test_a_batch_that_is_taken_back_just_before_the_end(
         assert (job.state, job.error_code, closes) == ("failed", "IMPORT_FAILED", 3)
 
 
-async def test_a_batch_that_was_idle_for_too_long(database_url: str, before: Proxy, tmp_path: Path) -> None:
+async def test_loader_a_batch_that_was_idle_for_too_long(database_url: str, before: Proxy, tmp_path: Path) -> None:
     """Postgres ends it while the worker sleeps; whoever wakes up hears of that by an error of its own kind."""
     never = asyncio.Event()
 
@@ -260,7 +260,7 @@ class Impatient(Database):
         return connection
 
 
-async def test_dialling_that_comes_half_way(place: Site) -> None:
+async def test_loader_dialling_that_comes_half_way(place: Site) -> None:
     """The disk is full just when a loader makes its temporary tables; a moment later it is not."""
     await place.query(
         """create sequence once;
@@ -273,7 +273,9 @@ async def test_dialling_that_comes_half_way(place: Site) -> None:
     await assert_whole(place)
 
 
-async def test_postgres_takes_acknowledged_batches_back(data_dir: Path, bin_dir: Path | None, tmp_path: Path) -> None:
+async def test_loader_postgres_takes_acknowledged_batches_back(
+    data_dir: Path, bin_dir: Path | None, tmp_path: Path
+) -> None:
     """Crashes of Postgres, each of which undoes batches that a loader was told are committed.
 
     The load rewinds to what the ledger says; nobody takes the import over.

@@ -25,7 +25,7 @@ PINNED = [Requirement(entry.partition("--hash")[0]) for entry in ENTRIES]
 
 
 @pytest.mark.parametrize("wanted", DIRECT)
-def test_a_direct_dependency_is_pinned_to_a_version_that_satisfies_it(wanted: str) -> None:
+def test_lock_a_direct_dependency_is_pinned_to_a_version_that_satisfies_it(wanted: str) -> None:
     requirement = Requirement(wanted)
     pins = [pin for pin in PINNED if canonicalize_name(pin.name) == canonicalize_name(requirement.name)]
     versions = [specifier.version for pin in pins for specifier in pin.specifier]
@@ -34,12 +34,12 @@ def test_a_direct_dependency_is_pinned_to_a_version_that_satisfies_it(wanted: st
     assert not outside, f"requirements.lock has {requirement.name} {outside}; run ./dev lock"
 
 
-def test_every_entry_is_one_version_with_hashes() -> None:
+def test_lock_every_entry_is_one_version_with_hashes() -> None:
     for entry, pin in zip(ENTRIES, PINNED, strict=True):
         assert [specifier.operator for specifier in pin.specifier] == ["=="], entry
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
 
 
 @pytest.mark.parametrize("address", ["://", "@ ", "--index-url", "--extra-index-url", "--find-links", "file:"])
-def test_it_holds_no_address(address: str) -> None:
+def test_lock_it_holds_no_address(address: str) -> None:
     assert address not in LOCK

@@ -20,7 +20,7 @@ MIB = 1 << 20
         ("3:memory:/not/seen", {"sys/fs/cgroup/memory/memory.limit_in_bytes": "104857600\n"}, 100 * MIB),
     ],
 )
-def test_the_smallest_limit_counts(tmp_path: Path, groups: str, limits: dict[str, str], expected: int) -> None:
+def test_memory_the_smallest_limit_counts(tmp_path: Path, groups: str, limits: dict[str, str], expected: int) -> None:
     for name, text in {"proc/self/cgroup": groups, **limits}.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,11 +28,11 @@ def test_the_smallest_limit_counts(tmp_path: Path, groups: str, limits: dict[str
     assert available(tmp_path) == expected
 
 
-def test_without_a_limit_it_is_the_machine(tmp_path: Path) -> None:
+def test_memory_without_a_limit_it_is_the_machine(tmp_path: Path) -> None:
     assert available(tmp_path) > 128 * MIB
     assert available() <= available(tmp_path)
 
 
 @pytest.mark.parametrize(("memory", "expected"), [(512, "128MB"), (4096, "512MB"), (256 << 10, "4096MB")])
-def test_buffers_are_an_eighth_of_it(memory: int, expected: str) -> None:
+def test_memory_buffers_are_an_eighth_of_it(memory: int, expected: str) -> None:
     assert shared_buffers(memory * MIB) == expected

@@ -44,7 +44,7 @@ async def scraped(client: httpx.AsyncClient) -> Series:
     return series
 
 
-async def test_imports_and_records_are_those_of_the_database(place: Site) -> None:
+async def test_metrics_imports_and_records_are_those_of_the_database(place: Site) -> None:
     async with served(place.url, place.folder) as client:
         empty = await scraped(client)
         await place.load("crm", LIST.encode())
@@ -69,7 +69,7 @@ async def test_imports_and_records_are_those_of_the_database(place: Site) -> Non
     assert empty["rollcall_imports_failed", ("CRASHED",)] == empty["rollcall_queue_oldest_seconds", ()] == 0
 
 
-async def test_records_of_an_import_under_way_count(place: Site) -> None:
+async def test_metrics_records_of_an_import_under_way_count(place: Site) -> None:
     draining = asyncio.Event()
     draining.set()
     await place.post("crm", LIST.encode())
@@ -79,7 +79,7 @@ async def test_records_of_an_import_under_way_count(place: Site) -> None:
         assert (await scraped(client))["rollcall_records_total", ("created",)] == 50
 
 
-async def test_a_counter_never_falls(place: Site) -> None:
+async def test_metrics_a_counter_never_falls(place: Site) -> None:
     """A failed check is counted; tried again it is not, until it has failed again."""
     await place.load("crm", LIST.encode(), onInvalid="fail")
     async with served(place.url, place.folder) as client:
@@ -115,7 +115,7 @@ async def test_metrics_do_not_look_at_imports_that_are_over(place: Site) -> None
     assert len(await place.query("select 1 from rollcall.ends")) == 2  # summed up: succeeded, failed
 
 
-async def test_what_is_sent_makes_no_series(database_url: str, tmp_path: Path) -> None:
+async def test_metrics_what_is_sent_makes_no_series(database_url: str, tmp_path: Path) -> None:
     async def ask(client: httpx.AsyncClient) -> None:
         mark = uuid4().hex
         await client.get(f"/{mark}")
@@ -135,7 +135,7 @@ async def test_what_is_sent_makes_no_series(database_url: str, tmp_path: Path) -
         assert (await scraped(client)).keys() == once.keys()
 
 
-async def test_workers_report_what_they_count(place: Site) -> None:
+async def test_metrics_workers_report_what_they_count(place: Site) -> None:
     """With their beat and when they end; both workers' figures in one sum."""
     async with served(place.url, place.folder) as client:
         await place.post("crm", LIST.encode())
@@ -160,7 +160,7 @@ async def test_workers_report_what_they_count(place: Site) -> None:
             await until(reported)
 
 
-async def test_a_lost_report_is_made_again(place: Site) -> None:
+async def test_metrics_a_lost_report_is_made_again(place: Site) -> None:
     stop = asyncio.Event()
 
     async def unchecked(_: Connection) -> None:
@@ -182,7 +182,7 @@ async def test_a_lost_report_is_made_again(place: Site) -> None:
     assert second["rollcall_takeovers", "stale"] == first["rollcall_takeovers", "stale"] + 1
 
 
-async def test_retries_are_counted_by_their_reason(database_url: str, tmp_path: Path) -> None:
+async def test_metrics_retries_are_counted_by_their_reason(database_url: str, tmp_path: Path) -> None:
     def lost() -> float:
         return telemetry.worker_counters()["rollcall_retries", "lost"]
 
@@ -206,7 +206,7 @@ def logged(lines: list[Any], event: str) -> dict[str, Any]:
     return found
 
 
-async def test_the_log_says_what_an_import_took(place: Site) -> None:
+async def test_metrics_the_log_says_what_an_import_took(place: Site) -> None:
     with capture_logs() as lines:
         job = await place.load("crm", LIST.encode())
     said = logged(lines, "import.succeeded")
@@ -225,7 +225,7 @@ async def test_the_log_says_what_an_import_took(place: Site) -> None:
         (b"not a list of anything", {}, "NO_EMAIL_COLUMN", 0),
     ],
 )
-async def test_the_log_says_what_a_failed_import_took(
+async def test_metrics_the_log_says_what_a_failed_import_took(
     place: Site, data: bytes, options: dict[str, str], code: str, records: int
 ) -> None:
     with capture_logs() as lines:
@@ -235,7 +235,7 @@ async def test_the_log_says_what_a_failed_import_took(
     assert not [line for line in lines if line["event"] in ("import.succeeded", "import.fenced")]
 
 
-async def test_a_resumed_import_counts_its_own_records_only(place: Site) -> None:
+async def test_metrics_a_resumed_import_counts_its_own_records_only(place: Site) -> None:
     draining = asyncio.Event()
     draining.set()
     job_id = await place.post("crm", LIST.encode())

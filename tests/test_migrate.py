@@ -33,32 +33,32 @@ def execute(url: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-async def test_every_file_is_applied_once(empty_database_url: str) -> None:
+async def test_migrate_every_file_is_applied_once(empty_database_url: str) -> None:
     applied = await migrate(empty_database_url)
     assert applied[0] == "0001_spine.sql"
     assert applied == sorted(applied)
     assert await migrate(empty_database_url) == []
 
 
-async def test_many_at_once(empty_database_url: str) -> None:
+async def test_migrate_many_at_once(empty_database_url: str) -> None:
     """As when several services start together."""
     applied = await asyncio.gather(*(migrate(empty_database_url) for _ in range(4)))
     assert len([each for each in applied if each]) == 1
 
 
-async def test_an_applied_file_that_has_changed_is_refused(database_url: str) -> None:
+async def test_migrate_an_applied_file_that_has_changed_is_refused(database_url: str) -> None:
     execute(database_url, "update rollcall.migrations set sha256 = 'of another text' where name like '0001%'")
     with pytest.raises(Incompatible, match=r"0001_spine\.sql has changed"):
         await migrate(database_url)
 
 
-async def test_a_newer_schema_is_refused(database_url: str) -> None:
+async def test_migrate_a_newer_schema_is_refused(database_url: str) -> None:
     execute(database_url, "insert into rollcall.migrations (name, sha256) values ('9999_later.sql', '')")
     with pytest.raises(Incompatible, match=r"newer than this version .*9999_later\.sql.* Upgrade"):
         await migrate(database_url)
 
 
-async def test_a_user_who_may_not_is_told(empty_database_url: str) -> None:
+async def test_migrate_a_user_who_may_not_is_told(empty_database_url: str) -> None:
     url = as_nobody(empty_database_url)
     with pytest.raises(Incompatible, match="permission denied for database"):
         await migrate(url)
@@ -70,13 +70,13 @@ def as_nobody(url: str) -> str:
     return psycopg.conninfo.make_conninfo(url, options="-c role=rollcall_nobody")
 
 
-async def test_a_database_that_is_not_there(cluster: str) -> None:
+async def test_migrate_a_database_that_is_not_there(cluster: str) -> None:
     with pytest.raises(DatabaseDown):
         await migrate(psycopg.conninfo.make_conninfo(cluster, dbname="nowhere"))
 
 
 @pytest.mark.parametrize("place", ["rollcall.migrations", "public.contacts", "rollcall.rejects"])
-async def test_killed_in_the_middle(empty_database_url: str, place: str) -> None:
+async def test_migrate_killed_in_the_middle(empty_database_url: str, place: str) -> None:
     """A process that dies by kill -9 while it migrates leaves nothing, and the next one does it all."""
     url = empty_database_url
     execute(url, WAIT.format(place))
@@ -97,7 +97,7 @@ async def test_killed_in_the_middle(empty_database_url: str, place: str) -> None
     assert len(rows(url, "select name from rollcall.migrations")) == len(applied)
 
 
-def test_the_schema_is_the_one_that_is_written_down(database_url: str, bin_dir: Path | None) -> None:
+def test_migrate_the_schema_is_the_one_that_is_written_down(database_url: str, bin_dir: Path | None) -> None:
     folder, _ = programs.find(bin_dir)
     command: list[str | Path] = [
         folder / "pg_dump",

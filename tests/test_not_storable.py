@@ -69,7 +69,7 @@ async def exported(place: Site, job: Import) -> list[dict[str, str]]:
 @pytest.mark.parametrize("source_is_empty", [True, False])
 @pytest.mark.parametrize("on_duplicate", ["update", "skip"])
 @pytest.mark.parametrize("kept", [0, 1000])
-async def test_load_rejects_rows_that_an_index_does_not_take(
+async def test_not_storable_load_rejects_rows_that_an_index_does_not_take(
     place: Site, on_duplicate: str, kept: int, *, source_is_empty: bool
 ) -> None:
     """One of each loader, beside a Record that breaks a rule. All are in the file of rejects, whatever is stored."""
@@ -103,7 +103,7 @@ async def test_load_rejects_rows_that_an_index_does_not_take(
     assert "exceeds" in said
 
 
-async def test_load_rejects_a_contact_that_has_grown_too_large(place: Site) -> None:
+async def test_not_storable_load_rejects_a_contact_that_has_grown_too_large(place: Site) -> None:
     """By an import, and within a file: what was there before stays as it was."""
     await place.query(WHOLE_INDEX)
     half = digits(900)
@@ -124,7 +124,7 @@ async def test_load_rejects_a_contact_that_has_grown_too_large(place: Site) -> N
     assert dict(rows_now) == {"a1@x.org": {"one": half}, "n1@x.org": {"one": "short", "two": "short"}}
 
 
-async def test_load_rejects_every_record_that_was_folded_into_a_row(place: Site) -> None:
+async def test_not_storable_load_rejects_every_record_that_was_folded_into_a_row(place: Site) -> None:
     await place.query(WHOLE_INDEX)
     data = [{"name": "Ann", "email": "a@x.org", key: digits(900)} for key in ("one", "two")]
     people_ = [{"name": "Bob", "email": f"b{at}@x.org"} for at in range(10)]
@@ -138,7 +138,7 @@ async def test_load_rejects_every_record_that_was_folded_into_a_row(place: Site)
     ]
 
 
-async def test_first_record_is_rejected_and_a_later_one_makes_the_contact(place: Site) -> None:
+async def test_not_storable_first_record_is_rejected_and_a_later_one_makes_the_contact(place: Site) -> None:
     await place.load("crm", lines(("z@x.org", "short")))
     await place.query(NOTE_INDEX)
 
@@ -150,7 +150,7 @@ async def test_first_record_is_rejected_and_a_later_one_makes_the_contact(place:
     ]
 
 
-async def test_load_rejects_values_that_a_cast_does_not_take(place: Site) -> None:
+async def test_not_storable_load_rejects_values_that_a_cast_does_not_take(place: Site) -> None:
     await place.query(AGE_INDEX)
 
     job = await place.load("crm", lines(*people(40), column="city").replace(b"city", b"age").replace(b"short", b"7"))
@@ -163,7 +163,7 @@ async def test_load_rejects_values_that_a_cast_does_not_take(place: Site) -> Non
     assert 'invalid input syntax for type integer: "old"' in first["rollcall_message"]
 
 
-async def test_max_rejects_counts_what_is_not_storable(place: Site) -> None:
+async def test_not_storable_max_rejects_counts_what_is_not_storable(place: Site) -> None:
     await place.query(NOTE_INDEX)
     rows = [*people(30), ("a99@x.org", digits()), ("n99@x.org", digits())]
 
@@ -173,7 +173,7 @@ async def test_max_rejects_counts_what_is_not_storable(place: Site) -> None:
     assert len(await exported(place, job)) == 2
 
 
-async def test_on_invalid_fail_ends_with_the_reason(place: Site) -> None:
+async def test_not_storable_on_invalid_fail_ends_with_the_reason(place: Site) -> None:
     await place.query(NOTE_INDEX)
 
     job = await place.load("crm", lines(("a@x.org", digits())), onInvalid="fail")
@@ -182,7 +182,7 @@ async def test_on_invalid_fail_ends_with_the_reason(place: Site) -> None:
     assert "SQLSTATE 54000" in str(job.error_message)
 
 
-async def test_table_that_takes_none_ends_the_import(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_not_storable_table_that_takes_none_ends_the_import(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(not_storable, "ROWS_MAX", 5)
     await place.query(NOTE_INDEX)
 
@@ -192,7 +192,7 @@ async def test_table_that_takes_none_ends_the_import(place: Site, monkeypatch: p
     assert "SQLSTATE 54000" in str(job.error_message)
 
 
-async def test_rejects_that_were_deleted_are_said_to_be(place: Site) -> None:
+async def test_not_storable_rejects_that_were_deleted_are_said_to_be(place: Site) -> None:
     await place.query(NOTE_INDEX)
     job = await place.load("crm", lines(("a@x.org", digits()), ("b@x.org", "short")))
     await place.query("delete from rollcall.rejects")
@@ -202,7 +202,7 @@ async def test_rejects_that_were_deleted_are_said_to_be(place: Site) -> None:
             await export.find(tx, job.id)
 
 
-async def test_write_storable_finds_a_row_in_few_tries(place: Site) -> None:
+async def test_not_storable_write_storable_finds_a_row_in_few_tries(place: Site) -> None:
     """2 log2(n) at most; each in a savepoint of its own."""
     tries = list[int]()
     async with await connect(place.url, "test") as tx:
@@ -232,14 +232,16 @@ async def test_write_storable_finds_a_row_in_few_tries(place: Site) -> None:
         ("select no_such_column", False),
     ],
 )
-async def test_is_not_storable_knows_the_errors_of_one_row(place: Site, statement: str, *, expected: bool) -> None:
+async def test_not_storable_is_not_storable_knows_the_errors_of_one_row(
+    place: Site, statement: str, *, expected: bool
+) -> None:
     with pytest.raises(psycopg.Error) as caught:
         await place.query(statement)
     assert is_not_storable(caught.value) is expected
 
 
 @pytest.mark.parametrize("type_", ["int", "boolean"])
-async def test_column_of_another_type_ends_the_import(place: Site, type_: str) -> None:
+async def test_not_storable_column_of_another_type_ends_the_import(place: Site, type_: str) -> None:
     await place.query(f"alter table public.contacts alter column name type {type_} using null")
 
     job = await place.load("crm", lines(("a@x.org", "short")))

@@ -65,7 +65,7 @@ def operation_of(method: str, path: str) -> dict[str, Any] | None:
     return None
 
 
-def test_every_operation_has_an_id_an_example_and_its_errors() -> None:
+def test_openapi_every_operation_has_an_id_an_example_and_its_errors() -> None:
     assert OPERATIONS.keys() == ROUTES.keys()
     ids = [operation["operationId"] for operation in OPERATIONS.values()]
     assert len(set(ids)) == len(ids)
@@ -81,7 +81,7 @@ def test_every_operation_has_an_id_an_example_and_its_errors() -> None:
         assert {"400", "403", "408", "431", "500", "503"} <= operation["responses"].keys()
 
 
-async def test_answers_of_the_contract_fit_their_schemas(database_url: str, tmp_path: Path) -> None:
+async def test_openapi_answers_of_the_contract_fit_their_schemas(database_url: str, tmp_path: Path) -> None:
     problems = {}
     async with served(database_url, tmp_path) as client, working(database_url, tmp_path):
         while not await healthy(client):
@@ -117,7 +117,7 @@ async def keyed(database_url: str, tmp_path: Path) -> AsyncGenerator[httpx.Async
         yield client
 
 
-async def test_docs_are_whole_and_open(keyed: httpx.AsyncClient) -> None:
+async def test_openapi_docs_are_whole_and_open(keyed: httpx.AsyncClient) -> None:
     """Every address in them is the service's own."""
     assert (await keyed.get("/imports")).status_code == 401
     page = await keyed.get("/docs")

@@ -13,7 +13,7 @@ from rollcall.options import GIVEN, Options, check_label, nearly
 from rollcall.records import Mapping
 
 
-def test_check_label_trims_and_composes() -> None:
+def test_options_check_label_trims_and_composes() -> None:
     for text in ("crm", " crm\u00a0", "\u3000crm \u2003"):
         assert check_label(text) == "crm"
     assert check_label(unicodedata.normalize("NFD", "Kündigungen")) == "Kündigungen"
@@ -29,7 +29,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in REFUSED.items() for text in texts])
-def test_check_label_refuses(code: str, text: str) -> None:
+def test_options_check_label_refuses(code: str, text: str) -> None:
     began = time.process_time()
     with pytest.raises(InvalidInput) as caught:
         check_label(text, "key")
@@ -60,7 +60,7 @@ SLIPS = {
 }
 
 
-def test_nearly_tells_what_was_meant() -> None:
+def test_options_nearly_tells_what_was_meant() -> None:
     for option, names in SLIPS.items():
         for name in names:
             assert nearly(name) == option, name
@@ -69,7 +69,7 @@ def test_nearly_tells_what_was_meant() -> None:
         assert nearly(name) is None, name
 
 
-def test_nearly_costs_little_whatever_the_name() -> None:
+def test_options_nearly_costs_little_whatever_the_name() -> None:
     began = time.process_time()
     for name in ("e" * 1_000_000, "onDuplicat" * 100_000, *(f"ecruos{number}" for number in range(2000))):
         nearly(name)
@@ -90,7 +90,7 @@ WRONG = {
 }  # fmt: skip
 
 
-def test_parse_refuses_values_that_cannot_be_used() -> None:
+def test_options_parse_refuses_values_that_cannot_be_used() -> None:
     for name, values in WRONG.items():
         for value in values:
             with pytest.raises(InvalidInput) as caught:
@@ -101,7 +101,7 @@ def test_parse_refuses_values_that_cannot_be_used() -> None:
         assert Options.parse({"maxRejects": value}).max_rejects == value
 
 
-def test_from_json_reads_what_other_versions_stored() -> None:
+def test_options_from_json_reads_what_other_versions_stored() -> None:
     options = Options("fail", "skip", "csv", Mapping("e", ("a", "b")), "5%")
     assert Options.from_json(json.loads(json.dumps(options.to_json()))) == options
     assert Options.from_json({}) == Options()

@@ -38,7 +38,7 @@ async def two_workers(place: Site) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("two_workers")
-async def test_two_files_for_one_source_run_one_after_the_other(place: Site) -> None:
+async def test_claim_two_files_for_one_source_run_one_after_the_other(place: Site) -> None:
     """Posted together; the second one's values stand."""
     files = [File("crm", edition, 800) for edition in range(2)]
     posted = {await place.post("crm", file.csv()): file for file in files}
@@ -54,7 +54,7 @@ async def test_two_files_for_one_source_run_one_after_the_other(place: Site) -> 
 
 
 @pytest.mark.usefixtures("two_workers")
-async def test_two_sources_run_side_by_side(place: Site) -> None:
+async def test_claim_two_sources_run_side_by_side(place: Site) -> None:
     files = [File(source, 0, 1500) for source in ("crm", "shop")]
     posted = {await place.post(file.source, file.csv()): file for file in files}
 
@@ -76,7 +76,7 @@ async def claimed(place: Site) -> Import | None:
         return await imports.claim(tx, 1)
 
 
-async def test_a_source_waits_even_while_its_first_import_is_being_claimed(place: Site) -> None:
+async def test_claim_a_source_waits_even_while_its_first_import_is_being_claimed(place: Site) -> None:
     """A claim that skips a locked row must not begin the one behind it."""
     first, second = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
     async with await connect(place.url, "test") as other, other.transaction():
@@ -90,7 +90,7 @@ async def test_a_source_waits_even_while_its_first_import_is_being_claimed(place
     assert (await place.show(second)).ahead == 1
 
 
-async def test_a_retried_import_runs_before_younger_ones_that_wait(place: Site) -> None:
+async def test_claim_a_retried_import_runs_before_younger_ones_that_wait(place: Site) -> None:
     first, _ = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
     await control.cancel(place.database, first)
     await place.retry(first)
@@ -101,7 +101,7 @@ async def test_a_retried_import_runs_before_younger_ones_that_wait(place: Site) 
     assert job.id == first
 
 
-async def test_a_retried_import_waits_for_a_younger_one_that_runs(place: Site) -> None:
+async def test_claim_a_retried_import_waits_for_a_younger_one_that_runs(place: Site) -> None:
     """Given back, that one still comes first. Then the older one's values stand: the order is that of running."""
     posted = {await place.post("crm", file.csv()): file for file in (File("crm", edition, 300) for edition in range(2))}
     first, second = posted
@@ -126,7 +126,7 @@ async def test_a_retried_import_waits_for_a_younger_one_that_runs(place: Site) -
     assert await oracle.violations(place.url, posted) == []
 
 
-async def test_an_older_import_is_retried_and_claimed_at_this_moment(place: Site) -> None:
+async def test_claim_an_older_import_is_retried_and_claimed_at_this_moment(place: Site) -> None:
     """It was not there when somebody else looked: who then claims the younger one gets nothing now."""
     first, second = [await place.post("crm", File("crm", 0, 10).csv()) for _ in range(2)]
     await control.cancel(place.database, first)
@@ -141,7 +141,7 @@ async def test_an_older_import_is_retried_and_claimed_at_this_moment(place: Site
     assert (await place.show(second)).state == "queued"
 
 
-async def test_large_files_are_claimed_only_by_workers_that_have_none(place: Site) -> None:
+async def test_claim_large_files_are_claimed_only_by_workers_that_have_none(place: Site) -> None:
     large = await place.post("crm", File("crm", 0, 10).csv())
     small = await place.post("shop", File("shop", 0, 10).csv())
     await place.query("update rollcall.imports set bytes_total = %s where id = %s", imports.LARGE_BYTES + 1, large)
@@ -155,7 +155,7 @@ async def test_large_files_are_claimed_only_by_workers_that_have_none(place: Sit
         assert job.id == large
 
 
-async def test_a_claim_does_not_look_at_what_is_over(place: Site) -> None:
+async def test_claim_does_not_look_at_what_is_over(place: Site) -> None:
     """However many imports there were: a worker asks four times a second."""
     await place.query(
         """with over as (

@@ -27,7 +27,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     "data", [CSV, gzip.compress(CSV), pa.compress(CSV, "zstd", asbytes=True)], ids=["csv", "gz", "zst"]
 )
-async def test_a_drain_is_heard_while_loaded_records_are_read_past(tmp_path: Path, data: bytes) -> None:
+async def test_part_reader_a_drain_is_heard_while_loaded_records_are_read_past(tmp_path: Path, data: bytes) -> None:
     start_timings()
     store, draining = FileStore(tmp_path), asyncio.Event()
     segments, plan = [await write_segment(store, new_key(), 0, _once(data))], inspect(BytesIO(data))

@@ -64,7 +64,7 @@ def realistic(kind: str, count: int = 20_000) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["counted", "padded", "random", "names"])
 @pytest.mark.parametrize("loaders", [2, 3, 4, 8])
-def test_loaders_get_even_batches(kind: str, loaders: int) -> None:
+def test_partition_loaders_get_even_batches(kind: str, loaders: int) -> None:
     emails = realistic(kind)
     dealt = deal(of(emails), loaders)
 
@@ -85,17 +85,19 @@ def test_loaders_get_even_batches(kind: str, loaders: int) -> None:
         (["émile@x.org", "éva@x.org"], ("", "év")),
     ],
 )
-def test_a_loader_begins_with_as_little_as_parts_two_addresses(emails: list[str], begins: tuple[str, ...]) -> None:
+def test_partition_a_loader_begins_with_as_little_as_parts_two_addresses(
+    emails: list[str], begins: tuple[str, ...]
+) -> None:
     assert partition.divide(emails, 2) == begins
 
 
-def test_a_loader_begins_with_a_short_text_if_there_is_one_nearby() -> None:
+def test_partition_a_loader_begins_with_a_short_text_if_there_is_one_nearby() -> None:
     emails = [f"{letter}{number:04d}@x.org" for letter in "ab" for number in range(1000)]
 
     assert partition.divide(emails[:-20], 2) == ("", "b")
 
 
-def test_a_loader_is_a_stretch_of_the_order_of_addresses() -> None:
+def test_partition_a_loader_is_a_stretch_of_the_order_of_addresses() -> None:
     """By bytes, as the index has them; what a loader begins with is its own."""
     emails = ["zoë@x.org", "a@x.org", "n@x.org", "m@x.org", "n", "éva@x.org"]
 
@@ -106,7 +108,7 @@ def test_a_loader_is_a_stretch_of_the_order_of_addresses() -> None:
     ]
 
 
-def test_file_order_is_kept_and_one_loader_gets_all() -> None:
+def test_partition_file_order_is_kept_and_one_loader_gets_all() -> None:
     table = of(realistic("random", 1000))
 
     assert partition.by_address(("",))(table) == [table]
@@ -116,7 +118,7 @@ def test_file_order_is_kept_and_one_loader_gets_all() -> None:
 
 @pytest.mark.parametrize("form", ["csv", "array", "lines", "gzip"])
 @pytest.mark.parametrize("note", ["", "x" * 3000], ids=["narrow", "wide"])
-def test_divide_by_sample_emails_gives_even_loaders(form: str, note: str) -> None:
+def test_partition_divide_by_sample_emails_gives_even_loaders(form: str, note: str) -> None:
     """The sample is the first 5,000 Records, or the first MiB of wide ones."""
     emails = [f"{'ABCDEFGH'[number % 8]}{number}@x.org" for number in range(1_000 if note else 20_000)]
     people = [{"name": "Ann", "email": email, "note": note} for email in emails]
@@ -137,7 +139,7 @@ def test_divide_by_sample_emails_gives_even_loaders(form: str, note: str) -> Non
     assert loaders == {loader: pytest.approx(len(emails) / 4, rel=0.15) for loader in (1, 2, 3, 4)}
 
 
-def test_sample_emails_ends_where_the_file_cannot_be_read() -> None:
+def test_partition_sample_emails_ends_where_the_file_cannot_be_read() -> None:
     data = b'[{"name":"Ann","email":"ann@x.org"},' + b'{"name":"Bob","email":"bob@x.org"},' * 1400 + b"oops]"
     plan = inspect(BytesIO(data))
 
@@ -145,7 +147,7 @@ def test_sample_emails_ends_where_the_file_cannot_be_read() -> None:
     assert partition.divide(sample_emails(BytesIO(b"name,email\nAnn,\n"), plan), 2) == ("",)
 
 
-def test_load_plan_from_json_reads_what_was_stored() -> None:
+def test_partition_load_plan_from_json_reads_what_was_stored() -> None:
     file = inspect(BytesIO(b"name,email\nAnn,ann@x.org\n"))
     plan = LoadPlan(file, ("", "m"), source_was_empty=True)
     stored = json.loads(json.dumps(plan.to_json()))
@@ -157,7 +159,7 @@ def test_load_plan_from_json_reads_what_was_stored() -> None:
     assert LoadPlan.from_json(stored) == LoadPlan(file, ("",), source_was_empty=False)
 
 
-def test_folds_in_file_order() -> None:
+def test_partition_folds_in_file_order() -> None:
     rows, folded = partition.fold(
         contacts(
             ("b@x.org", "Bob", '{"phone":"1","city":"Rom"}'),
@@ -177,7 +179,7 @@ def test_folds_in_file_order() -> None:
     assert [json.loads(str(text)) for text in rows["attributes"]] == [{}, {"phone": "2", "city": "Rom"}]
 
 
-def test_the_first_wins_whole_when_asked() -> None:
+def test_partition_the_first_wins_whole_when_asked() -> None:
     rows, folded = partition.fold(
         contacts(("b@x.org", "Bob", '{"a":1}'), ("b@x.org", "Robert", '{"b":2}')), keep="first"
     )
@@ -186,7 +188,7 @@ def test_the_first_wins_whole_when_asked() -> None:
     assert rows.to_pylist() == [{"email": "b@x.org", "name": "Bob", "attributes": '{"a":1}', "record": 1}]
 
 
-def test_no_number_changes_in_a_merge() -> None:
+def test_partition_no_number_changes_in_a_merge() -> None:
     numbers = '{"a":12345678901234567890123,"b":1e400,"c":1.10,"d":-0,"e":{"f":0.1000000000000000055511151231257827}}'
     bob = "b@x.org", "Bob"
     rows, _ = partition.fold(contacts((*bob, numbers), (*bob, '{ "z" : 1 }'), (*bob, "{ }")))
@@ -194,7 +196,7 @@ def test_no_number_changes_in_a_merge() -> None:
     assert rows["attributes"][0].as_py() == numbers[:-1] + ',"z" : 1}'
 
 
-def test_sorts_by_bytes() -> None:
+def test_partition_sorts_by_bytes() -> None:
     emails = ["z@x.org", "a_b@x.org", "a-b@x.org", "ab@x.org", "a+b@x.org", "0@x.org"]
 
     assert partition.fold(of(emails))[0]["email"].to_pylist() == sorted(emails)
@@ -208,7 +210,7 @@ ROW = st.tuples(
 
 
 @given(st.lists(ROW, max_size=25), st.sampled_from(["last", "first"]), st.integers(1, 4))
-def test_dealt_and_folded_is_what_one_after_the_other_gives(
+def test_partition_dealt_and_folded_is_what_one_after_the_other_gives(
     rows: list[tuple[str, str, dict[str, Any]]], keep: Any, loaders: int
 ) -> None:
     expected: dict[str, tuple[str, dict[str, Any], int]] = {}
@@ -235,7 +237,9 @@ def test_dealt_and_folded_is_what_one_after_the_other_gives(
 
 
 @given(st.lists(ROW, max_size=25), st.integers(1, 25))
-def test_split_finds_the_first_of_each_key_in_the_file(rows: list[tuple[str, str, dict[str, Any]]], size: int) -> None:
+def test_partition_split_finds_the_first_of_each_key_in_the_file(
+    rows: list[tuple[str, str, dict[str, Any]]], size: int
+) -> None:
     """However it is cut."""
     table, met = contacts(*((email, name, json.dumps(attributes)) for email, name, attributes in rows)), Met()
     firsts, others = list[Any](), list[Any]()

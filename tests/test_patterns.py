@@ -63,12 +63,12 @@ def unsafe(tree: Any) -> Iterator[str]:
 @pytest.mark.parametrize(
     "pattern", ["(?:ab)*+", "(?>a|b)", "x(y(?:a|bc)++)", "(?=(?:ab)?+)", "(a)*+", "(?:(?:ab)*+|c)d"]
 )
-def test_unsafe_patterns_are_recognised(pattern: str) -> None:
+def test_patterns_unsafe_patterns_are_recognised(pattern: str) -> None:
     assert list(unsafe(parser.parse(pattern)))
 
 
 @pytest.mark.parametrize("pattern", ["a*+", "[^ab]++c", r"(\d*+)x", ".?+", "(?:ab)*", "x|y++"])
-def test_safe_patterns_are_recognised(pattern: str) -> None:
+def test_patterns_safe_patterns_are_recognised(pattern: str) -> None:
     assert not list(unsafe(parser.parse(pattern)))
 
 

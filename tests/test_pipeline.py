@@ -55,7 +55,7 @@ async def assert_counts_are_the_ledgers(place: Site, job: Import) -> None:
 # Options
 
 
-async def test_on_invalid_fail_writes_no_contact_and_lists_every_reject(place: Site) -> None:
+async def test_run_import_on_invalid_fail_writes_no_contact_and_lists_every_reject(place: Site) -> None:
     job = await place.load("crm", BAD, onInvalid="fail")
 
     assert (job.state, job.error_code, job.total) == ("failed", "INVALID_RECORDS", 4)
@@ -65,7 +65,7 @@ async def test_on_invalid_fail_writes_no_contact_and_lists_every_reject(place: S
     assert rejects == [(2, "email", "email_invalid"), (3, "name", "name_empty")]
 
 
-async def test_on_invalid_fail_loads_a_file_without_rejects(place: Site) -> None:
+async def test_run_import_on_invalid_fail_loads_a_file_without_rejects(place: Site) -> None:
     job = await place.load("crm", GOOD, onInvalid="fail")
 
     assert (job.state, job.counts) == ("succeeded", Counts(read=2, created=2))
@@ -94,7 +94,9 @@ class SlowStore(FileStore):
             return cast(BinaryIO, SlowFile(os.dup(file.fileno())))
 
 
-async def test_a_check_may_take_longer_than_a_transaction_may_be_idle(database_url: str, tmp_path: Path) -> None:
+async def test_run_import_a_check_may_take_longer_than_a_transaction_may_be_idle(
+    database_url: str, tmp_path: Path
+) -> None:
     """A long file without Rejects: there is nothing to tell the database for minutes."""
     lines = b"".join(b"Ann,u%d@x.org,%b\n" % (number, b"n" * 4000) for number in range(2000))
     async with Impatient(database_url) as database:
@@ -105,7 +107,7 @@ async def test_a_check_may_take_longer_than_a_transaction_may_be_idle(database_u
     assert (job.state, job.created) == ("succeeded", 2000)
 
 
-async def test_max_rejects(place: Site) -> None:
+async def test_run_import_max_rejects(place: Site) -> None:
     """Judged at the end of a Part; what is committed until then stays and is counted."""
     job = await place.load("crm", FILE.csv(), maxRejects="3")
 
@@ -114,13 +116,13 @@ async def test_max_rejects(place: Site) -> None:
     await assert_counts_are_the_ledgers(place, job)
 
 
-async def test_max_rejects_not_reached(place: Site) -> None:
+async def test_run_import_max_rejects_not_reached(place: Site) -> None:
     job = await place.load("crm", FILE.csv(), maxRejects="10%")
 
     assert (job.state, job.read) == ("succeeded", FILE.count)
 
 
-async def test_on_duplicate_skip_keeps_who_is_there(place: Site) -> None:
+async def test_run_import_on_duplicate_skip_keeps_who_is_there(place: Site) -> None:
     await place.load("crm", GOOD)
 
     job = await place.load("crm", b"name,email\nNew,ann@x.org\nCy,cy@x.org\nCyrus,cy@x.org\n", onDuplicate="skip")
@@ -136,7 +138,7 @@ async def test_on_duplicate_skip_keeps_who_is_there(place: Site) -> None:
 # The end
 
 
-async def test_the_same_file_twice_changes_nothing(place: Site) -> None:
+async def test_run_import_the_same_file_twice_changes_nothing(place: Site) -> None:
     await place.load("crm", GOOD)
     before = await place.query("select * from public.contacts order by id")
 
@@ -146,7 +148,7 @@ async def test_the_same_file_twice_changes_nothing(place: Site) -> None:
     assert await place.query("select * from public.contacts order by id") == before
 
 
-async def test_sources_do_not_meet(place: Site) -> None:
+async def test_run_import_sources_do_not_meet(place: Site) -> None:
     await place.load("crm", GOOD)
 
     job = await place.load("shop", GOOD.replace(b"Ann", b"Anna"))
@@ -156,7 +158,7 @@ async def test_sources_do_not_meet(place: Site) -> None:
 
 
 @pytest.mark.parametrize("harm", ["gone", "shorter", "altered"])
-async def test_a_stored_file_that_is_not_what_was_stored(place: Site, harm: str) -> None:
+async def test_run_import_a_stored_file_that_is_not_what_was_stored(place: Site, harm: str) -> None:
     await place.post("crm", FILE.csv())
     stored = next(path for path in (place.folder / "store").rglob("*") if path.is_file())
     data = stored.read_bytes()
@@ -172,7 +174,7 @@ async def test_a_stored_file_that_is_not_what_was_stored(place: Site, harm: str)
     await assert_counts_are_the_ledgers(place, job)
 
 
-async def test_broken_in_the_middle_keeps_what_came_before(place: Site) -> None:
+async def test_run_import_broken_in_the_middle_keeps_what_came_before(place: Site) -> None:
     """Only the Part that is broken is not there."""
     note = b"n" * 4000
     lines = b"".join(b'{"name":"Ann","email":"u%d@x.org","note":"%b"},' % (number, note) for number in range(1500))
@@ -185,7 +187,7 @@ async def test_broken_in_the_middle_keeps_what_came_before(place: Site) -> None:
     await assert_counts_are_the_ledgers(place, job)
 
 
-async def test_another_version_of_the_reader(place: Site) -> None:
+async def test_run_import_another_version_of_the_reader(place: Site) -> None:
     """What another version would number otherwise is not gone on with."""
     await place.post("crm", FILE.csv())
     await stop_after_one_part(place)
@@ -212,7 +214,7 @@ async def test_another_version_of_the_reader(place: Site) -> None:
         "update rollcall.import_parts set read = read - 1",
     ],
 )
-async def test_the_database_refuses_an_account_that_does_not_add_up(place: Site, statement: str) -> None:
+async def test_run_import_the_database_refuses_an_account_that_does_not_add_up(place: Site, statement: str) -> None:
     await place.load("crm", FILE.csv())
 
     with pytest.raises(psycopg.errors.CheckViolation):
@@ -237,7 +239,7 @@ async def stop_after_one_part(place: Site) -> Import:
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-async def test_goes_on_where_each_loader_is(place: Site, lost: int) -> None:
+async def test_run_import_goes_on_where_each_loader_is(place: Site, lost: int) -> None:
     """One loader's last batch is missing: it is loaded, and nothing of the other loader again."""
     await oracle.instrument(place.url)
     await place.post("crm", FILE.csv())
@@ -257,7 +259,7 @@ async def test_goes_on_where_each_loader_is(place: Site, lost: int) -> None:
     assert await oracle.violations(place.url, {job.id: FILE}) == []
 
 
-async def test_retry_after_a_cancel_in_the_middle(place: Site) -> None:
+async def test_run_import_retry_after_a_cancel_in_the_middle(place: Site) -> None:
     await oracle.instrument(place.url)
     await place.post("crm", FILE.csv())
     job = await stop_after_one_part(place)
@@ -273,7 +275,7 @@ async def test_retry_after_a_cancel_in_the_middle(place: Site) -> None:
     assert await oracle.violations(place.url, {job.id: FILE}) == []
 
 
-async def test_parts_may_be_cut_otherwise_on_the_way(place: Site) -> None:
+async def test_run_import_parts_may_be_cut_otherwise_on_the_way(place: Site) -> None:
     await oracle.instrument(place.url)
     await place.post("crm", FILE.csv())
     job = await stop_after_one_part(place)
@@ -290,7 +292,7 @@ async def test_parts_may_be_cut_otherwise_on_the_way(place: Site) -> None:
 
 @pytest.mark.usefixtures("slowly")
 @pytest.mark.parametrize("shares", [0, 1, 3])
-async def test_nothing_is_committed_after_a_cancel_has_returned(place: Site, shares: int) -> None:
+async def test_run_import_nothing_is_committed_after_a_cancel_has_returned(place: Site, shares: int) -> None:
     """Cancelled while batches are under way, some of them just about to commit."""
     job_id = await place.post("crm", FILE.csv())
     carrying = asyncio.create_task(place.carry(await place.claim()))
@@ -313,7 +315,7 @@ async def test_nothing_is_committed_after_a_cancel_has_returned(place: Site, sha
 
 
 @pytest.mark.usefixtures("slowly")
-async def test_many_cancels_at_once_while_batches_commit(place: Site) -> None:
+async def test_run_import_many_cancels_at_once_while_batches_commit(place: Site) -> None:
     job_id = await place.post("crm", FILE.csv())
     carrying = asyncio.create_task(place.carry(await place.claim()))
     await until(lambda: place.shares(job_id, at_least=1), 20, "a batch is committed")
@@ -327,7 +329,7 @@ async def test_many_cancels_at_once_while_batches_commit(place: Site) -> None:
     assert states.count(("cancelled",)) == 1
 
 
-async def test_cancel_of_a_frozen_batch(database_url: str, tmp_path: Path) -> None:
+async def test_run_import_cancel_of_a_frozen_batch(database_url: str, tmp_path: Path) -> None:
     """Nobody says COMMIT, and nobody dials again: the sessions are ended after a second."""
     frozen, go_on = set(), asyncio.Event()
 
@@ -357,7 +359,7 @@ async def test_cancel_of_a_frozen_batch(database_url: str, tmp_path: Path) -> No
     assert await contacts(place) == {}
 
 
-async def test_cancel_counts_the_batch_that_it_waited_for(database_url: str, tmp_path: Path) -> None:
+async def test_run_import_cancel_counts_the_batch_that_it_waited_for(database_url: str, tmp_path: Path) -> None:
     """It begins while the only batch under way is about to commit."""
     about_to, commit, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -388,7 +390,7 @@ async def test_cancel_counts_the_batch_that_it_waited_for(database_url: str, tmp
     await assert_counts_are_the_ledgers(place, job)
 
 
-async def test_cancel_while_there_is_always_a_batch_under_way(database_url: str, tmp_path: Path) -> None:
+async def test_run_import_cancel_while_there_is_always_a_batch_under_way(database_url: str, tmp_path: Path) -> None:
     """A loader commits only when the other one is in its next batch, by turns: each is let in before who waits."""
     await oracle.instrument(database_url, slow=0.01)
     entered = {"0": 0, "1": 0}
@@ -423,7 +425,7 @@ async def test_cancel_while_there_is_always_a_batch_under_way(database_url: str,
     await assert_counts_are_the_ledgers(place, job)
 
 
-async def test_cancel_of_a_queued_import(place: Site) -> None:
+async def test_run_import_cancel_of_a_queued_import(place: Site) -> None:
     job_id = await place.post("crm", GOOD)
 
     await control.cancel(place.database, job_id)
@@ -435,7 +437,7 @@ async def test_cancel_of_a_queued_import(place: Site) -> None:
         assert await imports.claim(tx, 1) is None
 
 
-async def test_cancel_twice_and_of_what_is_final(place: Site) -> None:
+async def test_run_import_cancel_twice_and_of_what_is_final(place: Site) -> None:
     queued = await place.post("crm", GOOD)
     await control.cancel(place.database, queued)
     cancelled = await place.show(queued)

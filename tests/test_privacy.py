@@ -206,7 +206,7 @@ def administer(url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
-async def test_nothing_of_a_person_in_what_operators_see(database_url: str, tmp_path: Path) -> None:
+async def test_log_nothing_of_a_person_in_what_operators_see(database_url: str, tmp_path: Path) -> None:
     refuse = "alter table public.contacts add constraint no check (name not like '%REFUSED')"
     administer(database_url, refuse)
     async with Pool(database_url) as database, database.session() as tx:
@@ -261,7 +261,7 @@ def server_log(database_url: str) -> str:
     return log.read_text() if folder and log.exists() else ""
 
 
-async def test_an_import_is_found_by_its_request(database_url: str, tmp_path: Path) -> None:
+async def test_log_an_import_is_found_by_its_request(database_url: str, tmp_path: Path) -> None:
     service = Service(tmp_path, database_url)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", trust_env=False) as http:

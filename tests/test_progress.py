@@ -67,7 +67,9 @@ async def assert_lost_four_times(place: Site, code: str) -> None:
     assert (job.state, job.error_code) == ("failed", "CRASHED")
 
 
-async def test_attempt_without_progress_counts_as_crashed(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_attempt_without_progress_counts_as_crashed(
+    place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(liveness, "NO_PROGRESS_SECONDS", 0.4)
     store = StuckStore(place.folder / "store")
     try:
@@ -76,7 +78,7 @@ async def test_attempt_without_progress_counts_as_crashed(place: Site, monkeypat
         store.go_on.set()
 
 
-async def test_attempt_without_memory_counts_as_crashed(place: Site) -> None:
+async def test_progress_attempt_without_memory_counts_as_crashed(place: Site) -> None:
     await assert_lost_four_times(replace(place, store=HungryStore(place.folder / "store")), "OUT_OF_MEMORY")
 
 
@@ -89,7 +91,7 @@ class Impatient(Database):
         return connection
 
 
-async def test_check_holds_no_transaction_while_it_reads(place: Site) -> None:
+async def test_progress_check_holds_no_transaction_while_it_reads(place: Site) -> None:
     """However long that takes; what it stores is what it found, also after one that was interrupted."""
     lines = b"".join(b"Ann,a%d@x.org\n" % at if at % 3 else b",b%d@x.org\n" % at for at in range(40))
     await place.post("crm", b"name,email\n" + lines, onInvalid="fail")

@@ -48,21 +48,23 @@ async def taken(loader: LoaderQueue) -> list[tuple[list[object], list[object]]]:
     return shares
 
 
-async def test_each_contact_goes_to_the_loader_that_it_belongs_to_and_rejects_to_the_first() -> None:
+async def test_loader_queue_each_contact_goes_to_the_loader_that_it_belongs_to_and_rejects_to_the_first() -> None:
     [low, high] = await dealt(part(1, 10), begins=("", "k"))
 
     assert await taken(low) == [([1, 3, 5, 7, 9], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20])]
     assert await taken(high) == [([11, 13, 15, 17, 19], [])]
 
 
-async def test_what_waits_becomes_one_batch() -> None:
+async def test_loader_queue_what_waits_becomes_one_batch() -> None:
     [loader] = await dealt(part(1, 2), part(5, 1), part(7, 2))
 
     assert await taken(loader) == [([1, 3, 5, 7, 9], [2, 4, 6, 8, 10])]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH_ROWS", 5), ("BATCH_BYTES", 350)])
-async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loader_queue_up_to_a_limit_and_the_reader_waits(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(queue, limit, value)
     loader = LoaderQueue(loaders=1)
     await distribute(part(1, 2, width=30), ALL, [loader])
@@ -77,7 +79,7 @@ async def test_up_to_a_limit_and_the_reader_waits(limit: str, value: int, monkey
     assert [portion.first for portion in share] == [1, 5]
 
 
-async def test_one_that_is_too_large_is_a_batch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loader_queue_one_that_is_too_large_is_a_batch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "BATCH_ROWS", 3)
     [loader] = [LoaderQueue(loaders=1)]
     await asyncio.wait_for(distribute(part(1, 5), ALL, [loader]), 5)
@@ -85,7 +87,7 @@ async def test_one_that_is_too_large_is_a_batch_of_its_own(monkeypatch: pytest.M
     assert [portion.first for portion in await loader.take()] == [1]
 
 
-async def test_all_loaders_together_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loader_queue_all_loaders_together_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "BATCH_ROWS", 8)
     for loaders, count in ((1, 4), (2, 2), (4, 1)):
         loader = LoaderQueue(loaders=loaders)
@@ -98,7 +100,7 @@ async def test_all_loaders_together_keep_to_the_limit(monkeypatch: pytest.Monkey
         await asyncio.wait_for(over, 5)
 
 
-async def test_a_loader_without_contacts_gets_on() -> None:
+async def test_loader_queue_a_loader_without_contacts_gets_on() -> None:
     """Its batch is empty, and ends where the Part does: an import that goes on need not read this again."""
     [_, high] = await dealt(part(1, 2), begins=("", "z"))
 

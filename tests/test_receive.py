@@ -56,7 +56,7 @@ def nothing_left(database_url: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("segment_bytes", "lengths"), [(None, [250_000]), (SEGMENT, [100_000, 100_000, 50_000])])
-async def test_an_import_has_all_its_bytes(
+async def test_receive_an_import_has_all_its_bytes(
     database: Pool, tmp_path: Path, segment_bytes: int | None, lengths: list[int]
 ) -> None:
     job_id = await take(database, tmp_path, pieces(BODY), segment_bytes)
@@ -72,7 +72,7 @@ async def test_an_import_has_all_its_bytes(
         assert stream.read() == BODY
 
 
-async def test_an_empty_body_is_none(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_an_empty_body_is_none(database: Pool, database_url: str, tmp_path: Path) -> None:
     for segment_bytes in (None, SEGMENT):
         with pytest.raises(InvalidInput) as refused:
             await take(database, tmp_path, pieces(b""), segment_bytes)
@@ -81,7 +81,7 @@ async def test_an_empty_body_is_none(database: Pool, database_url: str, tmp_path
 
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
-async def test_a_body_that_breaks_off_leaves_nothing(
+async def test_receive_a_body_that_breaks_off_leaves_nothing(
     database: Pool, database_url: str, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     async def breaking() -> AsyncIterator[bytes]:
@@ -95,7 +95,7 @@ async def test_a_body_that_breaks_off_leaves_nothing(
 
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
-async def test_what_is_cancelled_leaves_nothing(
+async def test_receive_what_is_cancelled_leaves_nothing(
     database: Pool, database_url: str, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     async def stalling() -> AsyncIterator[bytes]:
@@ -112,7 +112,9 @@ async def test_what_is_cancelled_leaves_nothing(
     nothing_left(database_url, tmp_path)
 
 
-async def test_what_is_refused_at_the_end_leaves_nothing(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_what_is_refused_at_the_end_leaves_nothing(
+    database: Pool, database_url: str, tmp_path: Path
+) -> None:
     def no_wish() -> tuple[str, Options]:
         raise InvalidInput("No source.")
 
@@ -131,7 +133,7 @@ async def failing_store(folder: Path) -> AsyncIterator[bytes]:
     yield BODY[SEGMENT:]
 
 
-async def test_a_segment_is_put_again_when_the_store_fails(
+async def test_receive_a_segment_is_put_again_when_the_store_fails(
     database: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0.02,) * 1000)
@@ -149,7 +151,7 @@ async def test_a_segment_is_put_again_when_the_store_fails(
         assert stream.read() == BODY
 
 
-async def test_a_store_that_stays_away_is_said(
+async def test_receive_a_store_that_stays_away_is_said(
     database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_writer, "RETRY_SECONDS", (0, 0))
@@ -158,7 +160,7 @@ async def test_a_store_that_stays_away_is_said(
     assert not rows(database_url, "select id from rollcall.imports")
 
 
-async def test_a_complete_upload_is_never_dropped(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_a_complete_upload_is_never_dropped(database: Pool, database_url: str, tmp_path: Path) -> None:
     await take(database, tmp_path, pieces(BODY))
     [(upload_id,)] = rows(database_url, "select id from rollcall.uploads")
     async with database.transaction() as tx:
@@ -192,7 +194,7 @@ async def breaking(data: bytes) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
-async def test_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
+async def test_receive_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
     database: Pool, database_url: str, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     """And another process goes on after them; of an append that was killed nothing is in the way."""
@@ -219,7 +221,7 @@ async def test_append_what_comes_keeps_the_bytes_of_a_body_that_breaks_off(
 
 
 @pytest.mark.parametrize("segment_bytes", [None, SEGMENT])
-async def test_append_what_comes_keeps_the_bytes_when_it_is_cancelled(
+async def test_receive_append_what_comes_keeps_the_bytes_when_it_is_cancelled(
     database: Pool, tmp_path: Path, segment_bytes: int | None
 ) -> None:
     sent = asyncio.Event()
@@ -242,7 +244,7 @@ async def test_append_what_comes_keeps_the_bytes_when_it_is_cancelled(
     assert await stored(database, tmp_path, upload.id, len(BODY)) == BODY
 
 
-async def test_append_that_breaks_off_keeps_what_was_whole(database: Pool, tmp_path: Path) -> None:
+async def test_receive_append_that_breaks_off_keeps_what_was_whole(database: Pool, tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     upload = (await begin(database, store, Incoming(), pausable=True)).upload
     with pytest.raises(ConnectionResetError):
@@ -252,7 +254,9 @@ async def test_append_that_breaks_off_keeps_what_was_whole(database: Pool, tmp_p
     assert len(objects(tmp_path)) == 2
 
 
-async def test_finish_notices_a_segment_that_is_not_there(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_finish_notices_a_segment_that_is_not_there(
+    database: Pool, database_url: str, tmp_path: Path
+) -> None:
     store = FileStore(tmp_path / "store")
     upload = (await begin(database, store, Incoming())).upload
     await append(database, store, upload, pieces(BODY), segment_bytes=SEGMENT)
@@ -263,7 +267,7 @@ async def test_finish_notices_a_segment_that_is_not_there(database: Pool, databa
             pass
 
 
-async def test_begin_lets_a_paused_upload_keep_its_key_and_its_place(
+async def test_receive_begin_lets_a_paused_upload_keep_its_key_and_its_place(
     database: Pool, database_url: str, tmp_path: Path
 ) -> None:
     """Silence is the death of an upload of one request only."""
@@ -283,7 +287,9 @@ async def test_begin_lets_a_paused_upload_keep_its_key_and_its_place(
                 await uploads.drop(tx, upload.id)
 
 
-async def test_one_request_counts_before_its_first_byte(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_one_request_counts_before_its_first_byte(
+    database: Pool, database_url: str, tmp_path: Path
+) -> None:
     """Also one that is sent again, and will become no import."""
     store, limits = FileStore(tmp_path / "store"), Limits(arriving=1, queued=1)
     incoming = Incoming(idempotency_key="one")
@@ -301,7 +307,7 @@ async def test_one_request_counts_before_its_first_byte(database: Pool, database
         await begin(database, store, Incoming(), limits)
 
 
-async def test_begin_waits_for_its_turn_in_a_burst(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_begin_waits_for_its_turn_in_a_burst(database: Pool, database_url: str, tmp_path: Path) -> None:
     """Others of the same sender may need longer than the second that is waited for other locks."""
     with psycopg.connect(database_url) as others:
         others.execute("select pg_advisory_xact_lock(%s, hashtext(''))", (SENDER_LOCK_CLASS,))
@@ -312,7 +318,7 @@ async def test_begin_waits_for_its_turn_in_a_burst(database: Pool, database_url:
     await asyncio.gather(*burst)
 
 
-async def test_ids_are_uuid7_in_order_of_time() -> None:
+async def test_receive_ids_are_uuid7_in_order_of_time() -> None:
     first = imports.new_id()
     await asyncio.sleep(0.002)
     second = imports.new_id()
@@ -320,7 +326,7 @@ async def test_ids_are_uuid7_in_order_of_time() -> None:
     assert (first.version, first.variant, first != imports.new_id()) == (7, "specified in RFC 4122", True)
 
 
-async def test_alive_says_it_of_all_uploads_in_one_statement(
+async def test_receive_alive_says_it_of_all_uploads_in_one_statement(
     database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
@@ -333,7 +339,9 @@ async def test_alive_says_it_of_all_uploads_in_one_statement(
     nothing_left(database_url, tmp_path)
 
 
-async def test_touch_does_not_wait_for_a_locked_upload(database: Pool, database_url: str, tmp_path: Path) -> None:
+async def test_receive_touch_does_not_wait_for_a_locked_upload(
+    database: Pool, database_url: str, tmp_path: Path
+) -> None:
     first, second = [await begin(database, FileStore(tmp_path / "store"), Incoming()) for _ in range(2)]
     seen = f"select seen_at from rollcall.uploads where id = '{second.upload.id}'"
     before = rows(database_url, seen)
@@ -344,7 +352,7 @@ async def test_touch_does_not_wait_for_a_locked_upload(database: Pool, database_
     assert rows(database_url, seen) > before
 
 
-async def test_append_stores_shorter_segments_while_memory_is_short(
+async def test_receive_append_stores_shorter_segments_while_memory_is_short(
     database: Pool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment_writer, "HELD_BYTES_MAX", 100_000)

@@ -42,7 +42,7 @@ async def place(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 @pytest.mark.parametrize("source_is_empty", [True, False])
-async def test_trigger_that_meddles_ends_the_import(
+async def test_refusal_trigger_that_meddles_ends_the_import(
     place: Site, body: str, when: str, *, source_is_empty: bool
 ) -> None:
     if "update" in when and source_is_empty:
@@ -60,7 +60,7 @@ async def test_trigger_that_meddles_ends_the_import(
     assert created == [(job.created + job.updated,)]
 
 
-async def test_trigger_that_only_changes_names_is_no_fault(place: Site) -> None:
+async def test_refusal_trigger_that_only_changes_names_is_no_fault(place: Site) -> None:
     await place.query(TRIGGER.format("new.name := upper(new.name); return new;", "before insert or update"))
 
     first, second = await place.load("crm", CSV), await place.load("crm", CHANGED)
@@ -68,7 +68,7 @@ async def test_trigger_that_only_changes_names_is_no_fault(place: Site) -> None:
     assert (first.state, first.created, second.state, second.updated) == ("succeeded", 40, "succeeded", 40)
 
 
-async def test_unique_index_that_is_gone_ends_the_import(place: Site) -> None:
+async def test_refusal_unique_index_that_is_gone_ends_the_import(place: Site) -> None:
     await place.load("crm", CSV)
     await place.query("alter table public.contacts drop constraint contacts_source_email_key")
 
@@ -87,7 +87,7 @@ async def test_unique_index_that_is_gone_ends_the_import(place: Site) -> None:
         ("create rule meddling as on update to public.contacts do instead nothing", "rule"),
     ],
 )
-async def test_table_that_refuses_ends_the_import(place: Site, statement: str, why: str) -> None:
+async def test_refusal_table_that_refuses_ends_the_import(place: Site, statement: str, why: str) -> None:
     await place.load("crm", CSV[:24])
     await place.query(statement)
 
@@ -98,7 +98,7 @@ async def test_table_that_refuses_ends_the_import(place: Site, statement: str, w
     assert "SQLSTATE" in str(job.error_message)
 
 
-async def test_contention_that_goes_on_is_said_as_such(place: Site) -> None:
+async def test_refusal_contention_that_goes_on_is_said_as_such(place: Site) -> None:
     """Somebody is always quicker with one of the contacts, and takes it back at once."""
     await place.query(
         """create function be_quicker() returns trigger language plpgsql as $$ begin

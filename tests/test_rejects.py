@@ -67,7 +67,7 @@ async def stored(place: Site, job: Import) -> list[tuple[Any, ...]]:
     )
 
 
-async def test_they_are_stored_as_they_were_found(place: Site) -> None:
+async def test_rejects_they_are_stored_as_they_were_found(place: Site) -> None:
     """Nulls, empty values, bytes that are no text, long ones."""
     data = b"\n".join([b"name,email,note", b"Ann,ann@x.org,1", *BROKEN, b"Bo,bo@x.org,2"])
 
@@ -82,7 +82,7 @@ async def test_they_are_stored_as_they_were_found(place: Site) -> None:
     assert job.by_code == codes(data)
 
 
-async def test_the_first_are_stored_and_all_are_counted(place: Site) -> None:
+async def test_rejects_the_first_are_stored_and_all_are_counted(place: Site) -> None:
     await place.post("crm", mixed())
 
     job = await place.carry(await place.claim(), rejects_max=ROOM)
@@ -94,7 +94,7 @@ async def test_the_first_are_stored_and_all_are_counted(place: Site) -> None:
 
 
 @pytest.mark.parametrize("rejects_max", [1, PART_RECORDS // 3 * 2, 200, 201])
-async def test_room_that_ends_with_a_part_or_with_the_file(place: Site, rejects_max: int) -> None:
+async def test_rejects_room_that_ends_with_a_part_or_with_the_file(place: Site, rejects_max: int) -> None:
     await place.post("crm", mixed())
 
     job = await place.carry(await place.claim(), rejects_max=rejects_max)
@@ -111,7 +111,7 @@ async def let_go(place: Site, rejects_max: int) -> Import:
 
 
 @pytest.mark.parametrize("records", [PART_RECORDS, 37])
-async def test_who_goes_on_knows_what_is_stored(place: Site, records: int) -> None:
+async def test_rejects_who_goes_on_knows_what_is_stored(place: Site, records: int) -> None:
     """Also when the Parts are cut otherwise by then."""
     await place.post("crm", mixed())
     job = await let_go(place, ROOM)
@@ -126,7 +126,7 @@ async def test_who_goes_on_knows_what_is_stored(place: Site, records: int) -> No
     assert job.by_code == codes(mixed())
 
 
-async def test_more_room_on_the_way_leaves_no_gap(place: Site) -> None:
+async def test_rejects_more_room_on_the_way_leaves_no_gap(place: Site) -> None:
     """What was not stored is not there: what follows it is not stored either."""
     await place.post("crm", mixed())
     job = await let_go(place, 10)
@@ -138,7 +138,7 @@ async def test_more_room_on_the_way_leaves_no_gap(place: Site) -> None:
     assert job.by_code == codes(mixed())
 
 
-async def test_a_ledger_that_goes_back_takes_its_rejects_along(database_url: str, tmp_path: Path) -> None:
+async def test_rejects_a_ledger_that_goes_back_takes_its_rejects_along(database_url: str, tmp_path: Path) -> None:
     """As a crash of Postgres does it, here at the third commit of the loader that writes them: it rewinds."""
     commits = 0
 
@@ -168,7 +168,7 @@ async def test_a_ledger_that_goes_back_takes_its_rejects_along(database_url: str
     assert job.by_code == codes(mixed())
 
 
-async def test_a_check_pass_keeps_to_it(place: Site) -> None:
+async def test_rejects_a_check_pass_keeps_to_it(place: Site) -> None:
     await place.post("crm", mixed(), onInvalid="fail")
 
     job = await place.carry(await place.claim(), rejects_max=ROOM)
@@ -182,7 +182,7 @@ async def test_a_check_pass_keeps_to_it(place: Site) -> None:
     assert (again.by_code, len(await stored(place, again))) == (job.by_code, ROOM + 50)
 
 
-async def test_codes_are_there_while_it_runs_and_when_it_was_cancelled(place: Site) -> None:
+async def test_rejects_codes_are_there_while_it_runs_and_when_it_was_cancelled(place: Site) -> None:
     await place.post("crm", mixed())
     running = await let_go(place, ROOM)
     assert running.by_code == codes(mixed(PART_RECORDS))

@@ -39,7 +39,7 @@ async def partly(place: Site) -> Import:
     return await place.show(job.id)
 
 
-async def test_goes_on_from_the_ledger_by_the_same_plan(place: Site) -> None:
+async def test_retry_goes_on_from_the_ledger_by_the_same_plan(place: Site) -> None:
     await oracle.instrument(place.url)
     failed = await partly(place)
 
@@ -55,7 +55,7 @@ async def test_goes_on_from_the_ledger_by_the_same_plan(place: Site) -> None:
     assert await oracle.violations(place.url, {job.id: FILE}) == []
 
 
-async def test_leaves_alone_what_is_queued_running_or_succeeded(place: Site) -> None:
+async def test_retry_leaves_alone_what_is_queued_running_or_succeeded(place: Site) -> None:
     job_id = await place.post("crm", GOOD)
     queued = await place.show(job_id)
     await place.retry(job_id)
@@ -71,7 +71,7 @@ async def test_leaves_alone_what_is_queued_running_or_succeeded(place: Site) -> 
     assert succeeded.state == "succeeded"
 
 
-async def test_a_check_that_failed_is_made_anew(place: Site) -> None:
+async def test_retry_a_check_that_failed_is_made_anew(place: Site) -> None:
     failed = await place.load("crm", BAD, onInvalid="fail")
     assert (failed.rejected, failed.total) == (1, 2)
 
@@ -85,7 +85,7 @@ async def test_a_check_that_failed_is_made_anew(place: Site) -> None:
     assert await place.query("select record from rollcall.rejects") == [(2,)]
 
 
-async def test_another_reader_begins_anew_when_nothing_is_committed(place: Site) -> None:
+async def test_retry_another_reader_begins_anew_when_nothing_is_committed(place: Site) -> None:
     job_id = await place.post("crm", GOOD)
     await place.claim()
     await control.cancel(place.database, job_id)
@@ -96,7 +96,7 @@ async def test_another_reader_begins_anew_when_nothing_is_committed(place: Site)
     assert (await place.carry(await place.claim())).state == "succeeded"
 
 
-async def test_another_reader_is_refused_when_something_is_committed(place: Site) -> None:
+async def test_retry_another_reader_is_refused_when_something_is_committed(place: Site) -> None:
     failed = await partly(place)
     await place.query("update rollcall.imports set plan = jsonb_set(plan, '{reader}', '0')")
 
@@ -106,7 +106,7 @@ async def test_another_reader_is_refused_when_something_is_committed(place: Site
     assert (await place.show(failed.id)).state == "failed"
 
 
-async def test_a_file_that_was_deleted_is_to_be_sent_again(place: Site) -> None:
+async def test_retry_a_file_that_was_deleted_is_to_be_sent_again(place: Site) -> None:
     failed = await partly(place)
     await place.query("delete from rollcall.segments")
 
@@ -116,7 +116,7 @@ async def test_a_file_that_was_deleted_is_to_be_sent_again(place: Site) -> None:
     assert await place.show(failed.id) == failed
 
 
-async def test_what_is_committed_while_it_waits_counts(place: Site) -> None:
+async def test_retry_what_is_committed_while_it_waits_counts(place: Site) -> None:
     """Somebody else retried it first, loaded a batch and failed again, just as this one looks."""
     await place.load("crm", BAD, onInvalid="fail")
     (job_id,) = (await place.query("select id from rollcall.imports"))[0]
@@ -139,7 +139,7 @@ async def test_what_is_committed_while_it_waits_counts(place: Site) -> None:
     assert await place.query("select record from rollcall.rejects") == [(2,)]
 
 
-async def test_two_at_once_queue_it_once(place: Site) -> None:
+async def test_retry_two_at_once_queue_it_once(place: Site) -> None:
     failed = await partly(place)
 
     await asyncio.gather(*(place.retry(failed.id) for _ in range(4)))

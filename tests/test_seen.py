@@ -20,7 +20,7 @@ def keys(*emails: str) -> pa.StringArray:
 
 
 @given(st.lists(st.sets(st.text(max_size=8) | st.text("ab", max_size=40), max_size=20), max_size=8))
-def test_what_was_met_is_never_new(batches: list[set[str]]) -> None:
+def test_seen_what_was_met_is_never_new(batches: list[set[str]]) -> None:
     """Whatever stands beside it in its array."""
     seen, before = Seen(), set[str]()
     for batch in batches:
@@ -39,7 +39,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_keys_are_rarely_taken_for_met(kind: str) -> None:
+def test_seen_new_keys_are_rarely_taken_for_met(kind: str) -> None:
     seen = Seen()
     batches = [
         keys(*(KINDS[kind].format(number) for number in range(at, at + 10_000))) for at in range(0, 200_000, 10_000)
@@ -52,7 +52,7 @@ def test_new_keys_are_rarely_taken_for_met(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("in_memory", [1 << 20, 500], ids=["in memory", "in files"])
-def test_met_is_exact(kind: str, in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seen_met_is_exact(kind: str, in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of every size, keys that come again after a long way or soon; with a filter that helps little."""
     monkeypatch.setattr(seen_module, "IN_MEMORY", in_memory)
     monkeypatch.setattr(seen_module, "WORDS_LOG2", 6)
@@ -66,7 +66,7 @@ def test_met_is_exact(kind: str, in_memory: int, monkeypatch: pytest.MonkeyPatch
         before |= set(batch)
 
 
-def test_met_says_when_the_temporary_folder_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seen_met_says_when_the_temporary_folder_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen_module, "IN_MEMORY", 10)
     with Path("/dev/full").open("r+b", buffering=0) as full:
         monkeypatch.setattr("rollcall.loading.seen.tempfile.TemporaryFile", lambda: full)

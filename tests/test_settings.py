@@ -26,14 +26,14 @@ from rollcall.settings import BadSettings
         ("REJECTS_RETENTION", 1_000_000),
     ],
 )
-def test_read_refuses_what_is_out_of_bounds(name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_read_refuses_what_is_out_of_bounds(name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, str(value))
     with pytest.raises(BadSettings, match=rf"\n  {name}: Input should be less than or equal to ") as refused:
         settings.read()
     assert str(refused.value).count("\n") == 1
 
 
-def test_read_says_problems_of_one_and_of_several_settings_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_read_says_problems_of_one_and_of_several_settings_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.setenv("PORT", "secret")
     monkeypatch.setenv("RETENTION", "soon")
@@ -45,7 +45,7 @@ def test_read_says_problems_of_one_and_of_several_settings_together(monkeypatch:
     assert "secret" not in str(refused.value)
 
 
-def test_read_does_not_guess_at_what_depends_on_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_read_does_not_guess_at_what_depends_on_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.setenv("NODE_ENV", "test")
     with pytest.raises(BadSettings) as refused:
@@ -53,13 +53,13 @@ def test_read_does_not_guess_at_what_depends_on_a_bad_setting(monkeypatch: pytes
     assert [line.partition(":")[0].strip() for line in str(refused.value).splitlines()[1:]] == ["NODE_ENV"]
 
 
-def test_read_takes_long_but_possible_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_read_takes_long_but_possible_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETENTION", "36500")
     monkeypatch.setenv("WORKER_POLL_INTERVAL", "60000")
     assert settings.read().retention == timedelta(days=36_500)
 
 
-def test_check_connections_says_what_would_fit() -> None:
+def test_settings_check_connections_says_what_would_fit() -> None:
     read = settings.read(loaders=4, worker_concurrency=30)
     read.check_connections(122)
     with pytest.raises(BadSettings, match=r"WORKER_CONCURRENCY: .* 122 .* allows 121\. Set it to 29 or less"):
@@ -68,13 +68,13 @@ def test_check_connections_says_what_would_fit() -> None:
         read.check_connections(122, besides=11)
 
 
-async def test_worker_does_not_start_with_more_connections_than_the_server_allows(database_url: str) -> None:
+async def test_settings_worker_does_not_start_with_more_connections_than_the_server_allows(database_url: str) -> None:
     read = settings.read(loaders=16, worker_concurrency=100)
     with pytest.raises(BadSettings, match="WORKER_CONCURRENCY: With LOADERS=16 up to 1,602 connections"):
         await worker.run(read, database_url, once=True)
 
 
-async def test_connection_limit_counts_the_limit_of_the_role(database_url: str) -> None:
+async def test_settings_connection_limit_counts_the_limit_of_the_role(database_url: str) -> None:
     async with await connect(database_url, "test") as tx:
         whole = await connection_limit(tx)
         assert 10 <= whole < 1000

@@ -46,7 +46,9 @@ def slot(bytes_total: int = 10, sender: str | None = None, *, large: bool = Fals
         ([slot(SMALL_BYTES + 1, "shop")] * 2, 3, (None, [])),  # too few to keep one free
     ],
 )
-def test_admitted_keeps_slots_for_others(running: list[Slot], count: int, admits: tuple[int | None, list[str]]) -> None:
+def test_slots_admitted_keeps_slots_for_others(
+    running: list[Slot], count: int, admits: tuple[int | None, list[str]]
+) -> None:
     assert admitted(running, count) == admits
 
 
@@ -57,7 +59,7 @@ def test_slot_grows_large_by_what_was_read() -> None:
     assert not one.grown(1)  # said once
 
 
-async def test_claim_passes_over_senders_that_have_enough(place: Site) -> None:
+async def test_slots_claim_passes_over_senders_that_have_enough(place: Site) -> None:
     for source in ("a", "b", "c"):
         await place.post(source, File(source, 0, 5).csv())
     await place.query("update rollcall.imports set created_by = 'shop' where source in ('a', 'b')")
@@ -71,7 +73,7 @@ async def test_claim_passes_over_senders_that_have_enough(place: Site) -> None:
         assert job.source == "a"
 
 
-async def test_worker_runs_one_at_a_time_of_those_that_unpack_to_much(
+async def test_slots_worker_runs_one_at_a_time_of_those_that_unpack_to_much(
     place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small as they are stored, so that all of them begin; then all but one have to wait, and lose nothing."""

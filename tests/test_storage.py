@@ -60,7 +60,7 @@ def stored(root: Path) -> list[Path]:
 # Every store
 
 
-async def test_put_stores_one_object(store: Store) -> None:
+async def test_store_put_stores_one_object(store: Store) -> None:
     data = [os.urandom(BLOCK_BYTES), os.urandom(2 * BLOCK_BYTES), b"end"]
     key = await put(store, *data)
     with store.open_range(key) as file:
@@ -72,7 +72,7 @@ async def test_put_stores_one_object(store: Store) -> None:
     assert store.size(await put(store)) == 0
 
 
-async def test_open_range_reads_a_stretch(store: Store) -> None:
+async def test_store_open_range_reads_a_stretch(store: Store) -> None:
     key = await put(store, bytes(range(100)))
     for start, length in ((0, None), (10, None), (10, 20), (90, 50), (100, 1), (0, 0)):
         with store.open_range(key, start, length) as file:
@@ -80,7 +80,7 @@ async def test_open_range_reads_a_stretch(store: Store) -> None:
         assert b"".join(pieces) == bytes(range(100))[start : None if length is None else start + length]
 
 
-async def test_missing_object_is_said_to_be_missing(store: Store) -> None:
+async def test_store_missing_object_is_said_to_be_missing(store: Store) -> None:
     gone = await put(store, b"x")
     await store.delete_many([gone, new_key()])
     await store.delete_many([])
@@ -91,7 +91,7 @@ async def test_missing_object_is_said_to_be_missing(store: Store) -> None:
             store.size(key)
 
 
-async def test_list_finds_objects_by_age(store: Store) -> None:
+async def test_store_list_finds_objects_by_age(store: Store) -> None:
     assert await listed(store) == set()
     keys = {await put(store, b"x") for _ in range(3)}
     assert await listed(store) == keys
@@ -100,7 +100,7 @@ async def test_list_finds_objects_by_age(store: Store) -> None:
     assert await listed(store) == keys - set(gone)
 
 
-async def test_put_that_breaks_off_leaves_nothing(store: Store) -> None:
+async def test_store_put_that_breaks_off_leaves_nothing(store: Store) -> None:
     async def breaking() -> AsyncIterator[bytes]:
         yield b"x" * (BLOCK_BYTES + 1)
         raise ConnectionResetError
@@ -110,7 +110,7 @@ async def test_put_that_breaks_off_leaves_nothing(store: Store) -> None:
     assert await listed(store) == set()
 
 
-async def test_put_that_is_cancelled_leaves_nothing(store: Store) -> None:
+async def test_store_put_that_is_cancelled_leaves_nothing(store: Store) -> None:
     begun = asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
@@ -127,7 +127,7 @@ async def test_put_that_is_cancelled_leaves_nothing(store: Store) -> None:
     assert await listed(store) == set()
 
 
-async def test_require_and_check_know_the_room(store: Store) -> None:
+async def test_store_require_and_check_know_the_room(store: Store) -> None:
     await store.require(1000)
     await store.check()
     assert await listed(store) == set()
@@ -146,7 +146,7 @@ async def segments_of(store: Store, *bodies: bytes) -> list[Segment]:
     return segments
 
 
-async def test_write_segment_takes_checksums_of_each_block(store: Store) -> None:
+async def test_store_write_segment_takes_checksums_of_each_block(store: Store) -> None:
     data, digest = bytes(range(256)) * (2 * BLOCK_BYTES // 256) + b"end", hashlib.sha256()
     pieces = [data[at : at + 65_537] for at in range(0, len(data), 65_537)]
     segment = await write_segment(store, key := new_key(), 7, chunks(*pieces), digest)
@@ -158,7 +158,7 @@ async def test_write_segment_takes_checksums_of_each_block(store: Store) -> None
     assert (await write_segment(store, new_key(), 0, chunks())).length == 0
 
 
-async def test_write_segment_that_breaks_off_leaves_nothing(store: Store) -> None:
+async def test_store_write_segment_that_breaks_off_leaves_nothing(store: Store) -> None:
     async def breaking() -> AsyncIterator[bytes]:
         yield b"x" * (BLOCK_BYTES + 1)
         raise ConnectionResetError
@@ -168,7 +168,7 @@ async def test_write_segment_that_breaks_off_leaves_nothing(store: Store) -> Non
     assert await listed(store) == set()
 
 
-async def test_open_segments_is_one_stream(store: Store) -> None:
+async def test_store_open_segments_is_one_stream(store: Store) -> None:
     segments = await segments_of(store, b"a" * 3_000_000, b"b", b"c" * 70_000)
     with open_segments(store, segments, 3_070_001) as stream:
         assert stream.read(2) == b"aa"
@@ -177,7 +177,7 @@ async def test_open_segments_is_one_stream(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "shorter", "longer"])
-async def test_open_segments_hands_out_no_wrong_byte(store: Store, damage: str) -> None:
+async def test_store_open_segments_hands_out_no_wrong_byte(store: Store, damage: str) -> None:
     length = 3 * BLOCK_BYTES + 5
     segments = await segments_of(store, b"a" * 100_000, b"b" * length)
     data = {
@@ -196,20 +196,20 @@ async def test_open_segments_hands_out_no_wrong_byte(store: Store, damage: str) 
 
 
 @pytest.mark.parametrize("left", [[1, 2], [0, 2], [0, 1], [0], []], ids=["first", "middle", "last", "two", "all"])
-async def test_open_segments_notices_a_segment_that_is_not_listed(store: Store, left: list[int]) -> None:
+async def test_store_open_segments_notices_a_segment_that_is_not_listed(store: Store, left: list[int]) -> None:
     segments = await segments_of(store, b"a", b"b", b"c")
     with open_segments(store, [segments[at] for at in left], 3) as stream, pytest.raises(ObjectMissing):
         stream.read()
 
 
-async def test_open_segments_notices_a_segment_that_is_gone(store: Store) -> None:
+async def test_store_open_segments_notices_a_segment_that_is_gone(store: Store) -> None:
     segments = await segments_of(store, b"a", b"b", b"c")
     await store.delete_many([segments[1].key])
     with open_segments(store, segments, 3) as stream, pytest.raises(ObjectMissing):
         stream.read()
 
 
-def test_is_key_knows_our_own_keys() -> None:
+def test_store_is_key_knows_our_own_keys() -> None:
     assert is_key(new_key())
     for name in (
         "",
@@ -225,12 +225,12 @@ def test_is_key_knows_our_own_keys() -> None:
 # Local files
 
 
-async def test_open_store_keeps_files_in_the_data_directory(tmp_path: Path) -> None:
+async def test_store_open_store_keeps_files_in_the_data_directory(tmp_path: Path) -> None:
     key = await put(open_store(tmp_path / "not" / "there"), b"x")
     assert stored(tmp_path) == [tmp_path / "not" / "there" / "store" / key[:2] / key]
 
 
-async def test_file_store_syncs_every_folder_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_file_store_syncs_every_folder_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash of the machine takes back no folder above an object that was acknowledged: whoever made it."""
     synced: set[int] = set()
     fsync = os.fsync
@@ -262,7 +262,9 @@ async def stalled(*data: bytes) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("body", [chunks, stalled], ids=["whole", "while more is awaited"])
-async def test_file_store_waits_for_a_slow_disk(tmp_path: Path, body: Callable[[bytes], AsyncIterator[bytes]]) -> None:
+async def test_store_file_store_waits_for_a_slow_disk(
+    tmp_path: Path, body: Callable[[bytes], AsyncIterator[bytes]]
+) -> None:
     """Nothing is closed under the hands of a thread that still writes: its number may be another file's by then."""
     key = new_key()
     (tmp_path / key[:2]).mkdir()
@@ -284,7 +286,7 @@ async def test_file_store_waits_for_a_slow_disk(tmp_path: Path, body: Callable[[
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 3])
-async def test_file_store_says_that_the_disk_is_full(tmp_path: Path, blocks: int) -> None:
+async def test_store_file_store_says_that_the_disk_is_full(tmp_path: Path, blocks: int) -> None:
     key = new_key()
     (tmp_path / key[:2]).mkdir()
     (tmp_path / key[:2] / f"{key}.partial").symlink_to("/dev/full")
@@ -293,7 +295,9 @@ async def test_file_store_says_that_the_disk_is_full(tmp_path: Path, blocks: int
     assert not stored(tmp_path)
 
 
-async def test_file_store_leaves_some_of_the_disk_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_file_store_leaves_some_of_the_disk_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = os.statvfs(tmp_path)
     store, room = FileStore(tmp_path / "store"), disk.f_bavail * disk.f_frsize
     await store.require(room // 2)
@@ -307,7 +311,7 @@ async def test_file_store_leaves_some_of_the_disk_to_others(tmp_path: Path, monk
     assert not stored(tmp_path)
 
 
-async def test_file_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+async def test_store_file_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("in the way")
     store = FileStore(tmp_path / "store")
     with pytest.raises(StoreDown):
@@ -319,7 +323,7 @@ async def test_file_store_that_cannot_be_written_says_so(tmp_path: Path) -> None
     assert not stored(tmp_path)
 
 
-async def test_file_store_leaves_its_reserve_free(tmp_path: Path) -> None:
+async def test_store_file_store_leaves_its_reserve_free(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
     store = FileStore(tmp_path / "store", reserve=2 * disk.f_blocks * disk.f_frsize)
     for refused in (store.require(1), store.check(), put(store, b"x")):

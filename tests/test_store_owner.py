@@ -53,7 +53,7 @@ def age_objects(place: Site) -> None:
         os.utime(path, (time.time() - 25 * 3600,) * 2)
 
 
-async def test_sweep_deletes_nothing_of_another_database(place: Site, other: Site) -> None:
+async def test_store_owner_sweep_deletes_nothing_of_another_database(place: Site, other: Site) -> None:
     await place.post("crm", CSV)
     age_objects(place)
     with pytest.raises(StoreMismatch):
@@ -65,7 +65,7 @@ async def test_sweep_deletes_nothing_of_another_database(place: Site, other: Sit
     assert not objects(place.folder)
 
 
-async def test_sweep_of_a_database_from_before_claims_its_store(place: Site, other: Site) -> None:
+async def test_store_owner_sweep_of_a_database_from_before_claims_its_store(place: Site, other: Site) -> None:
     """It has files, and the store has no owner yet."""
     await place.post("crm", CSV)
     (place.folder / "store.database").unlink()
@@ -77,7 +77,7 @@ async def test_sweep_of_a_database_from_before_claims_its_store(place: Site, oth
     assert len(objects(place.folder)) == 1
 
 
-async def test_uploads_of_another_database_are_refused(place: Site, other: Site) -> None:
+async def test_store_owner_uploads_of_another_database_are_refused(place: Site, other: Site) -> None:
     await place.post("crm", CSV)
     with capture_logs() as logs:
         async with served(other.url, place.folder) as client:
@@ -94,7 +94,7 @@ async def test_uploads_of_another_database_are_refused(place: Site, other: Site)
     assert not rows(other.url, "select id from rollcall.uploads")
 
 
-async def test_worker_and_up_end_at_another_databases_store(place: Site, other: Site) -> None:
+async def test_store_owner_worker_and_up_end_at_another_databases_store(place: Site, other: Site) -> None:
     await place.post("crm", CSV)
     with pytest.raises(StoreMismatch):
         await asyncio.wait_for(worker.run(other.settings(), other.url, stop=asyncio.Event()), 20)
@@ -103,7 +103,7 @@ async def test_worker_and_up_end_at_another_databases_store(place: Site, other: 
     await up.refuse_foreign_store(place.settings(), place.url)
 
 
-async def test_claim_is_won_by_one_of_several_databases(place: Site, other: Site) -> None:
+async def test_store_owner_claim_is_won_by_one_of_several_databases(place: Site, other: Site) -> None:
     async def claim(here: Site) -> str:
         async with here.database.session() as tx:
             try:
@@ -117,7 +117,7 @@ async def test_claim_is_won_by_one_of_several_databases(place: Site, other: Site
     assert [path.name for path in place.folder.iterdir() if path.is_file()] == ["store.database"]
 
 
-async def test_claim_after_the_owner_was_removed_moves_the_store(place: Site, other: Site) -> None:
+async def test_store_owner_claim_after_the_owner_was_removed_moves_the_store(place: Site, other: Site) -> None:
     await place.post("crm", CSV)
     (place.folder / "store.database").unlink()
     await other.post("crm", CSV)
@@ -136,7 +136,7 @@ def clone_url(cluster: str, template: str) -> Iterator[str]:
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
-async def test_claim_tells_clones_of_one_template_apart(place: Site, clone_url: str) -> None:
+async def test_store_owner_claim_tells_clones_of_one_template_apart(place: Site, clone_url: str) -> None:
     await place.post("crm", CSV)
     async with site(clone_url, place.folder) as clone:
         with pytest.raises(StoreMismatch):

@@ -76,7 +76,7 @@ async def store_object(place: Site, data: bytes = b"x") -> str:
     return key
 
 
-async def test_stored_files_go_when_their_time_is_over(place: Site) -> None:
+async def test_sweep_stored_files_go_when_their_time_is_over(place: Site) -> None:
     done = await place.load("crm", GOOD)
     cancelled = await place.post("shop", GOOD)
     await control.cancel(place.database, cancelled)
@@ -97,7 +97,7 @@ async def test_stored_files_go_when_their_time_is_over(place: Site) -> None:
         await place.retry(cancelled)
 
 
-async def test_files_of_imports_that_are_not_over_stay(place: Site) -> None:
+async def test_sweep_files_of_imports_that_are_not_over_stay(place: Site) -> None:
     """However long they wait; also of one that was over and is queued again."""
     retried = await place.post("crm", GOOD)
     await control.cancel(place.database, retried)
@@ -155,7 +155,7 @@ async def test_sweep_goes_by_what_was_heard_of_an_upload_and_not_by_its_age(plac
     assert len(await place.query("select id from rollcall.uploads")) == 2
 
 
-async def test_a_retry_under_way_keeps_its_file(place: Site) -> None:
+async def test_sweep_a_retry_under_way_keeps_its_file(place: Site) -> None:
     """Sweep and retry meet at the import's row: one of them comes first, whole."""
     job = await place.load("crm", BAD, onInvalid="fail")
     await age(place, "imports", "finished_at", 8)
@@ -165,7 +165,7 @@ async def test_a_retry_under_way_keeps_its_file(place: Site) -> None:
     assert (await place.carry(await place.claim())).error_code == job.error_code
 
 
-async def test_rejects_go_when_their_time_is_over(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sweep_rejects_go_when_their_time_is_over(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "REJECTS_AT_ONCE", 3)
     jobs = [await place.load(source, BAD) for source in ("a", "b", "c", "d")]
     await age(place, "imports", "finished_at", 91)
@@ -177,7 +177,7 @@ async def test_rejects_go_when_their_time_is_over(place: Site, monkeypatch: pyte
     assert (await place.show(jobs[0].id)).rejected == 2
 
 
-async def test_imports_go_when_their_time_is_over(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sweep_imports_go_when_their_time_is_over(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """In small steps, with ledger, rejects, file and upload; contacts keep the id of the import."""
     monkeypatch.setattr(story, "IMPORTS_AT_ONCE", 2)
     with part_records(1):
@@ -199,7 +199,7 @@ async def test_imports_go_when_their_time_is_over(place: Site, monkeypatch: pyte
     assert (await place.carry(await place.claim())).state == "succeeded"
 
 
-async def test_imports_end_sooner_than_their_rejects_and_file_would(place: Site) -> None:
+async def test_sweep_imports_end_sooner_than_their_rejects_and_file_would(place: Site) -> None:
     await place.load("a", BAD)
     await age(place, "imports", "finished_at", 2)
     await age(place, "uploads", "completed_at", 2)
@@ -209,7 +209,7 @@ async def test_imports_end_sooner_than_their_rejects_and_file_would(place: Site)
     assert objects(place.folder) == []
 
 
-async def test_the_last_revoked_key_stays(place: Site) -> None:
+async def test_sweep_the_last_revoked_key_stays(place: Site) -> None:
     """Without any key, everybody would be let in."""
     async with place.database.session() as tx:
         for name in ("a", "b", "c"):
@@ -240,7 +240,7 @@ async def left(place: Site) -> tuple[int, int]:
     return len(objects(place.folder)), len(await place.query("select 1 from rollcall.uploads where state = 'arriving'"))
 
 
-async def test_a_clock_that_is_set_forward_deletes_nothing_early(place: Site) -> None:
+async def test_sweep_a_clock_that_is_set_forward_deletes_nothing_early(place: Site) -> None:
     """Everything is 400 days old all at once. From there on days count as ever, for what is new as well."""
     await sweep(place)
     old = await place.load("a", BAD)
@@ -261,7 +261,7 @@ async def test_a_clock_that_is_set_forward_deletes_nothing_early(place: Site) ->
     assert await left(place) == (0, 0)
 
 
-async def test_a_clock_that_is_set_back_is_believed(place: Site) -> None:
+async def test_sweep_a_clock_that_is_set_back_is_believed(place: Site) -> None:
     await sweep(place)
     await pass_days(place, 400, swept=False)
     await sweep(place)
@@ -273,7 +273,7 @@ async def test_a_clock_that_is_set_back_is_believed(place: Site) -> None:
     assert await left(place) == (0, 0)
 
 
-async def test_rejects_of_an_import_that_runs_stay(place: Site) -> None:
+async def test_sweep_rejects_of_an_import_that_runs_stay(place: Site) -> None:
     job = await place.load("crm", BAD)
     await place.query("update rollcall.imports set state = 'running', finished_at = null, total = null")
 
@@ -282,7 +282,7 @@ async def test_rejects_of_an_import_that_runs_stay(place: Site) -> None:
     assert await place.query("select count(*) from rollcall.rejects where import_id = %s", job.id) == [(2,)]
 
 
-async def test_uploads_that_never_became_whole_go_with_their_objects(place: Site) -> None:
+async def test_sweep_uploads_that_never_became_whole_go_with_their_objects(place: Site) -> None:
     """Old ones whose process was killed; a Segment was whole, one half written."""
     for _ in range(2):
         upload_id, whole, half = new_id(), await store_object(place), new_key()
@@ -303,7 +303,7 @@ async def test_uploads_that_never_became_whole_go_with_their_objects(place: Site
     assert len(await place.query("select key from rollcall.segments")) == 2
 
 
-async def test_objects_that_no_row_knows_go_when_no_upload_can_be_so_old(place: Site) -> None:
+async def test_sweep_objects_that_no_row_knows_go_when_no_upload_can_be_so_old(place: Site) -> None:
     known = await place.post("crm", GOOD)
     unknown, half = await store_object(place), await store_object(place)
     path = place.folder / "store" / half[:2] / half
@@ -323,7 +323,7 @@ async def test_objects_that_no_row_knows_go_when_no_upload_can_be_so_old(place: 
     assert (await place.carry(await place.claim())).id == known
 
 
-async def test_objects_whose_rows_went_before_a_crash(place: Site) -> None:
+async def test_sweep_objects_whose_rows_went_before_a_crash(place: Site) -> None:
     await place.load("crm", GOOD)
     await age(place, "imports", "finished_at", 8)
     async with await connect(place.url, "test") as tx:
@@ -335,7 +335,7 @@ async def test_objects_whose_rows_went_before_a_crash(place: Site) -> None:
     assert objects(place.folder) == []
 
 
-async def test_dead_workers_go_but_not_whose_import_is_to_be_taken_over(place: Site) -> None:
+async def test_sweep_dead_workers_go_but_not_whose_import_is_to_be_taken_over(place: Site) -> None:
     await place.query(
         """insert into rollcall.workers (name, beat) select name, clock_timestamp() - age
              from (values ('dead', interval '25 hours'), ('holds', '25 hours'), ('lives', '1 hour')) w (name, age)"""
@@ -351,7 +351,7 @@ async def test_dead_workers_go_but_not_whose_import_is_to_be_taken_over(place: S
     assert await place.query("select name from rollcall.workers order by name") == [("holds",), ("lives",)]
 
 
-async def test_one_at_a_time(place: Site) -> None:
+async def test_sweep_one_at_a_time(place: Site) -> None:
     await place.load("crm", GOOD)
     async with await connect(place.url, "test") as other:
         assert await lock_alone(other, SWEEP_LOCK)
@@ -363,7 +363,7 @@ async def test_one_at_a_time(place: Site) -> None:
     assert objects(place.folder) == []
 
 
-async def test_a_worker_sweeps_as_it_is_told_and_survives_what_goes_wrong(
+async def test_sweep_a_worker_sweeps_as_it_is_told_and_survives_what_goes_wrong(
     place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "SWEEP_SECONDS", 0.02)

@@ -101,7 +101,7 @@ async def assert_ends(place: Site, job: Import, attempt: int) -> None:
 
 
 @pytest.mark.parametrize("why", ["gone", "stale"])
-async def test_nobody_is_judged_by_one_look(
+async def test_take_over_nobody_is_judged_by_one_look(
     place: Site, between: Proxy, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("BEAT_SECONDS", "STALE_SECONDS"):
@@ -124,7 +124,7 @@ async def test_nobody_is_judged_by_one_look(
     assert await place.crashes(job.id) == 1
 
 
-async def test_who_beats_between_two_looks_is_not_gone(
+async def test_take_over_who_beats_between_two_looks_is_not_gone(
     place: Site, between: Proxy, aside: psycopg.Connection[Any]
 ) -> None:
     """A lock was free at both, but its holder had been there in between."""
@@ -151,7 +151,7 @@ async def test_who_beats_between_two_looks_is_not_gone(
             await assert_ends(place, job, 2)
 
 
-async def test_who_beats_after_the_last_look_is_not_gone(
+async def test_take_over_who_beats_after_the_last_look_is_not_gone(
     place: Site, between: Proxy, aside: psycopg.Connection[Any]
 ) -> None:
     """Not even the statement that takes believes what was seen a moment ago."""
@@ -175,7 +175,7 @@ async def test_who_beats_after_the_last_look_is_not_gone(
             await assert_ends(place, job, 2)
 
 
-async def test_what_a_lost_connection_saw_counts_for_nothing(place: Site, between: Proxy) -> None:
+async def test_take_over_what_a_lost_connection_saw_counts_for_nothing(place: Site, between: Proxy) -> None:
     """Perhaps it was the database that was away, and the holder dials just now."""
     looked: set[Link] = set()
     began, takes = time.monotonic(), 0
@@ -201,7 +201,7 @@ async def test_what_a_lost_connection_saw_counts_for_nothing(place: Site, betwee
             await assert_ends(place, job, 2)
 
 
-async def test_looking_takes_no_lock(place: Site) -> None:
+async def test_take_over_looking_takes_no_lock(place: Site) -> None:
     """It is not even tried: who looks would have the lock of whoever is gone."""
     async with held(place), await connect(place.url, "test") as tx:
         (seen,) = await imports.list_stalled(tx, 0, [], liveness.STALE_SECONDS)
@@ -209,7 +209,7 @@ async def test_looking_takes_no_lock(place: Site) -> None:
         assert (seen.locked, await (await tx.execute(mine)).fetchall()) == (False, [(0,)])
 
 
-async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Proxy) -> None:
+async def test_take_over_what_has_brought_workers_down_runs_alone(place: Site, between: Proxy) -> None:
     """It waits until the slots are empty; nothing is begun meanwhile, so that they will be, and nothing beside it."""
     small, late = File("shop", 0, 200), File("club", 0, 200)
     held_back: set[str] = set()
@@ -265,7 +265,7 @@ async def test_what_has_brought_workers_down_runs_alone(place: Site, between: Pr
 
 
 @pytest.mark.parametrize("harm", ["cut", "swallow"])
-async def test_a_worker_without_its_control_connection(
+async def test_take_over_a_worker_without_its_control_connection(
     place: Site, between: Proxy, aside: psycopg.Connection[Any], harm: Harm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is gone, or half open; and dialling is refused twice: the loaders go on, and another worker waits.
@@ -319,7 +319,7 @@ async def begun(place: Site, job_id: Any) -> Import | None:
     return job if job.state == "running" else None
 
 
-async def test_the_lock_is_there_before_the_first_claim(
+async def test_take_over_the_lock_is_there_before_the_first_claim(
     place: Site, between: Proxy, aside: psycopg.Connection[Any]
 ) -> None:
     locks: list[int] = []
@@ -337,7 +337,9 @@ async def test_the_lock_is_there_before_the_first_claim(
     assert locks[0] == 1
 
 
-async def test_while_a_batch_waits_for_its_commit(place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_take_over_while_a_batch_waits_for_its_commit(
+    place: Site, between: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It holds the import's row: the worker beats all the same, and the other loader commits."""
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
     waits, go_on = asyncio.Event(), asyncio.Event()
@@ -376,7 +378,9 @@ async def beaten(place: Site, since: Any) -> bool:
     ],
     ids=["claim", "take", "release", "close"],
 )
-async def test_one_statement_is_all(place: Site, between: Proxy, word: bytes, then: tuple[str, int, bool]) -> None:
+async def test_take_over_one_statement_is_all(
+    place: Site, between: Proxy, word: bytes, then: tuple[str, int, bool]
+) -> None:
     """Who freezes or dies after it has been said leaves no transaction open, and nothing half done."""
     go_on, said = asyncio.Event(), asyncio.Event()
 
@@ -408,7 +412,7 @@ async def test_one_statement_is_all(place: Site, between: Proxy, word: bytes, th
     [(b"select 'cancelled' as state", "cancelled"), (b"set state = 'queued'", "queued")],
     ids=["cancel", "retry"],
 )
-async def test_one_message_is_all(place: Site, between: Proxy, word: bytes, then: str) -> None:
+async def test_take_over_one_message_is_all(place: Site, between: Proxy, word: bytes, then: str) -> None:
     """Cancel and retry are two statements each, and yet nobody can die between them."""
     job_id = await place.post(FILE.source, FILE.csv())
     if then == "queued":
@@ -422,7 +426,7 @@ async def test_one_message_is_all(place: Site, between: Proxy, word: bytes, then
     assert (await place.show(job_id)).state == then
 
 
-async def test_the_answer_to_a_claim_is_lost(place: Site, between: Proxy) -> None:
+async def test_take_over_the_answer_to_a_claim_is_lost(place: Site, between: Proxy) -> None:
     """The import is its own, and in no slot: it takes it at once, and nobody is said to have crashed."""
 
     def judge(link: Link, data: bytes) -> Harm:
@@ -435,7 +439,9 @@ async def test_the_answer_to_a_claim_is_lost(place: Site, between: Proxy) -> Non
     assert await place.crashes(job_id) == 0
 
 
-async def test_an_import_that_comes_back_while_its_old_attempt_still_stands(place: Site, between: Proxy) -> None:
+async def test_take_over_an_import_that_comes_back_while_its_old_attempt_still_stands(
+    place: Site, between: Proxy
+) -> None:
     """Cancelled and retried, it is claimed by the very worker whose loader has not found out yet; who then does."""
     old, new = asyncio.Event(), asyncio.Event()
     shares = commits = looks = takes = 0

@@ -35,7 +35,7 @@ def logged(log_format: str) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_json_lines_say_where_and_not_what() -> None:
+def test_telemetry_json_lines_say_where_and_not_what() -> None:
     first, one, two, three = [json.loads(line) for line in logged("json")]
     assert (first["event"], first["level"], first["bytes"]) == ("import.queued", "info", 5)
     assert first["timestamp"].endswith("Z")
@@ -44,7 +44,7 @@ def test_json_lines_say_where_and_not_what() -> None:
         assert line["where"].endswith("fail")
 
 
-def test_people_get_the_same_lines() -> None:
+def test_telemetry_people_get_the_same_lines() -> None:
     lines = logged("console")
     assert len(lines) == 4
     assert "import.queued" in lines[0]

@@ -174,7 +174,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-async def test_a_worker_is_frozen_when_it_is_silent_twice(database_url: str, sleeper: subprocess.Popen[bytes]) -> None:
+async def test_up_a_worker_is_frozen_when_it_is_silent_twice(
+    database_url: str, sleeper: subprocess.Popen[bytes]
+) -> None:
     worker, watch = Child("worker", {}, process=sleeper), WorkerWatch(database_url)
 
     async def look() -> bool:
@@ -202,7 +204,7 @@ async def test_a_worker_is_frozen_when_it_is_silent_twice(database_url: str, sle
         await watch.close()
 
 
-async def test_api_is_frozen_when_it_does_not_answer_several_looks(sleeper: subprocess.Popen[bytes]) -> None:
+async def test_up_api_is_frozen_when_it_does_not_answer_several_looks(sleeper: subprocess.Popen[bytes]) -> None:
     asked = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -223,7 +225,7 @@ async def test_api_is_frozen_when_it_does_not_answer_several_looks(sleeper: subp
     assert [await fresh.frozen(api) for _ in range(FIRST_MISSES)] == [False] * (FIRST_MISSES - 1) + [True]
 
 
-async def test_api_that_takes_connections_and_never_answers_is_missed(
+async def test_up_api_that_takes_connections_and_never_answers_is_missed(
     sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.05)
@@ -268,7 +270,7 @@ def test_up_goes_on_while_postgres_cannot_be_started(data_dir: Path) -> None:
         aside.rename(control)
 
 
-async def test_run_until_stops_what_would_go_on() -> None:
+async def test_up_run_until_stops_what_would_go_on() -> None:
     stopping, ended = asyncio.Event(), []
 
     async def forever() -> None:
@@ -282,7 +284,7 @@ async def test_run_until_stops_what_would_go_on() -> None:
     assert ended == [True, True]
 
 
-async def test_run_until_raises_what_fails() -> None:
+async def test_up_run_until_raises_what_fails() -> None:
     async def fail() -> None:
         raise StartFailed
 

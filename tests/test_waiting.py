@@ -10,7 +10,7 @@ import pytest
 from rollcall.waiting import in_thread, to_the_end
 
 
-async def test_in_thread_is_waited_for_however_often_the_caller_is_cancelled() -> None:
+async def test_waiting_in_thread_is_waited_for_however_often_the_caller_is_cancelled() -> None:
     begun, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -31,7 +31,7 @@ async def test_in_thread_is_waited_for_however_often_the_caller_is_cancelled() -
     assert left.is_set()
 
 
-async def test_to_the_end_gives_result_and_exception() -> None:
+async def test_waiting_to_the_end_gives_result_and_exception() -> None:
     async def broken() -> None:
         raise ValueError
 

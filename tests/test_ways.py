@@ -45,7 +45,7 @@ async def ways(place: Site) -> set[str]:
     return {way for (way,) in await place.query("delete from ways returning statement")}
 
 
-async def test_what_is_new_is_copied_and_what_is_there_is_let_be(place: Site) -> None:
+async def test_import_by_every_way_what_is_new_is_copied_and_what_is_there_is_let_be(place: Site) -> None:
     first = await place.load("crm", lines(*range(300)))
     assert (first.counts, await ways(place)) == (Counts(read=300, created=300), {"copy"})
 
@@ -59,7 +59,7 @@ async def test_what_is_new_is_copied_and_what_is_there_is_let_be(place: Site) ->
     assert (other.counts, await ways(place)) == (Counts(read=251, created=201, duplicate=50), {"copy"})
 
 
-async def test_somebody_else_writes_contacts_meanwhile(place: Site, database_url: str) -> None:
+async def test_import_by_every_way_somebody_else_writes_contacts_meanwhile(place: Site, database_url: str) -> None:
     """Keys that should be new are not: nothing is lost, the rest of the file is merged, what was made ready too."""
     await asyncio.to_thread(_run, database_url, INTRUDER)
 
@@ -71,7 +71,7 @@ async def test_somebody_else_writes_contacts_meanwhile(place: Site, database_url
     ]
 
 
-async def test_another_key_of_theirs_that_a_contact_breaks(place: Site, database_url: str) -> None:
+async def test_import_by_every_way_another_key_of_theirs_that_a_contact_breaks(place: Site, database_url: str) -> None:
     """It is not somebody else who was quicker, however often one looks."""
     await asyncio.to_thread(_run, database_url, "create unique index on public.contacts (source, name)")
 
@@ -81,7 +81,7 @@ async def test_another_key_of_theirs_that_a_contact_breaks(place: Site, database
     assert (job.state, job.error_code, job.read) == ("failed", "IMPORT_FAILED", 0)
 
 
-async def test_a_merge_reads_only_the_contacts_it_meets(place: Site, database_url: str) -> None:
+async def test_import_by_every_way_a_merge_reads_only_the_contacts_it_meets(place: Site, database_url: str) -> None:
     file = lines(*range(5000))
     await place.load("crm", file)
     await asyncio.to_thread(_run, database_url, "analyze public.contacts")

@@ -78,7 +78,7 @@ async def test_contacts_are_listed_newest_first(database_url: str, tmp_path: Pat
             assert [issue["path"] for issue in answer.json()["issues"]] == [[name]]
 
 
-async def test_attributes_are_shown_as_they_are_stored(database_url: str, tmp_path: Path) -> None:
+async def test_get_contacts_attributes_are_shown_as_they_are_stored(database_url: str, tmp_path: Path) -> None:
     """Whatever the import takes in: to the digit, and as deep."""
     values = ",".join(f'"{name}":{value}' for name, value in TELLING.items())
     async with site(database_url, tmp_path) as place:
@@ -95,7 +95,7 @@ async def test_attributes_are_shown_as_they_are_stored(database_url: str, tmp_pa
     assert '"zeros": 1.10' in answer.text
 
 
-async def test_pages_of_contacts_end_at_their_bytes(database_url: str, tmp_path: Path) -> None:
+async def test_get_contacts_pages_of_contacts_end_at_their_bytes(database_url: str, tmp_path: Path) -> None:
     """However wide a contact is; following `next` finds every one of them, once."""
     fill(database_url, 40, """jsonb_build_object('x', repeat('é"', 50000))""")
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -119,7 +119,7 @@ async def test_pages_of_contacts_end_at_their_bytes(database_url: str, tmp_path:
         assert 8 <= pages <= 12
 
 
-async def test_a_page_of_wide_contacts_takes_little_memory(database_url: str, tmp_path: Path) -> None:
+async def test_get_contacts_a_page_of_wide_contacts_takes_little_memory(database_url: str, tmp_path: Path) -> None:
     fill(database_url, 60, """jsonb_build_object('x', repeat('y', 4 << 20))""")
     async with (
         api(database_url, tmp_path) as (process, port),
@@ -131,7 +131,7 @@ async def test_a_page_of_wide_contacts_takes_little_memory(database_url: str, tm
         assert rss(process.pid) - before < 64 << 20
 
 
-async def test_slow_readers_of_contacts_leave_room_for_short_answers(
+async def test_get_contacts_slow_readers_of_contacts_leave_room_for_short_answers(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outgoing, "WAIT_SECONDS", 0.3)
@@ -168,7 +168,7 @@ def rss(pid: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) << 10
 
 
-async def test_room_for_answers_is_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_get_contacts_room_for_answers_is_given_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "WAIT_SECONDS", 0.05)
     room = outgoing.Room(10)
     assert await room.take(100) == 10

@@ -46,7 +46,7 @@ async def cut(port: int, sent: str, *, reset: bool) -> bytes:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_body_that_is_cut_leaves_nothing(database_url: str, tmp_path: Path, reset: bool) -> None:
+async def test_http_protocol_a_body_that_is_cut_leaves_nothing(database_url: str, tmp_path: Path, reset: bool) -> None:
     async with listening(database_url, tmp_path) as port:
         for name, sent in CUT.items():
             for resumable in ("", "X-Use-Resumable: true\r\n"):
@@ -61,7 +61,7 @@ async def test_a_body_that_is_cut_leaves_nothing(database_url: str, tmp_path: Pa
     assert len(rows(database_url, "select id from rollcall.imports")) == len(objects(tmp_path)) == 1
 
 
-async def test_a_body_that_stands_still_is_given_up(
+async def test_http_protocol_a_body_that_stands_still_is_given_up(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body, "IDLE_SECONDS", 0.2)
@@ -76,7 +76,7 @@ async def test_a_body_that_stands_still_is_given_up(
     assert not rows(database_url, "select id from rollcall.uploads")
 
 
-async def test_too_large_is_said_while_the_body_comes(database_url: str, tmp_path: Path) -> None:
+async def test_http_protocol_too_large_is_said_while_the_body_comes(database_url: str, tmp_path: Path) -> None:
     async with listening(database_url, tmp_path, max_upload_size=1 << 20) as port:
         for length in ("Content-Length: 3000000000", "Transfer-Encoding: chunked"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -88,7 +88,7 @@ async def test_too_large_is_said_while_the_body_comes(database_url: str, tmp_pat
     assert not objects(tmp_path)
 
 
-async def test_a_server_that_stops_ends_what_is_under_way(database_url: str, tmp_path: Path) -> None:
+async def test_http_protocol_a_server_that_stops_ends_what_is_under_way(database_url: str, tmp_path: Path) -> None:
     async with listening(database_url, tmp_path) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(CUT["length not met"].encode())

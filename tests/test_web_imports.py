@@ -74,7 +74,7 @@ LOAD = """insert into rollcall.import_parts (import_id, loader, first, last, att
           select id, 0, 1, 3, 1, bytes_total / 2, 3, 2, 1, '{"email_invalid": 1}' from rollcall.imports"""
 
 
-async def test_a_queued_import_is_shown_whole(client: httpx.AsyncClient) -> None:
+async def test_get_imports_a_queued_import_is_shown_whole(client: httpx.AsyncClient) -> None:
     await send(client)
     location = await send(client)
     job = (await client.get(location)).json()
@@ -85,7 +85,7 @@ async def test_a_queued_import_is_shown_whole(client: httpx.AsyncClient) -> None
     assert [job[key] for key in ("format", "total", "unprocessed", "rate", "eta", "error", "plan")] == [None] * 7
 
 
-async def test_progress_is_what_the_ledger_has(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_get_imports_progress_is_what_the_ledger_has(client: httpx.AsyncClient, database_url: str) -> None:
     location = await send(client)
     execute(database_url, f"{RUN}; {LOAD}")
     job = (await client.get(location)).json()
@@ -104,7 +104,7 @@ async def test_progress_is_what_the_ledger_has(client: httpx.AsyncClient, databa
     assert job["error"] == {"code": "X", "message": "It failed."}
 
 
-async def test_bytes_read_stay_when_an_import_is_cancelled_and_retried(
+async def test_get_imports_bytes_read_stay_when_an_import_is_cancelled_and_retried(
     client: httpx.AsyncClient, database_url: str
 ) -> None:
     location = await send(client)
@@ -116,14 +116,16 @@ async def test_bytes_read_stay_when_an_import_is_cancelled_and_retried(
         assert (job["bytes"], job["unprocessed"]) == (half, None), verb
 
 
-async def test_an_import_shows_the_name_of_its_file(client: httpx.AsyncClient) -> None:
+async def test_get_imports_an_import_shows_the_name_of_its_file(client: httpx.AsyncClient) -> None:
     assert (await client.get(await send(client))).json()["fileName"] is None
     name = "Kundenliste Übersicht.csv"
     sent = await client.post("/import", data={"source": "crm"}, files={"file": (name, CSV)})
     assert (await client.get(sent.headers["location"])).json()["fileName"] == name
 
 
-async def test_an_import_that_is_known_is_not_sent_again(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_get_imports_an_import_that_is_known_is_not_sent_again(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
     location = await send(client)
     tag = (await client.get(location)).headers["etag"]
     for known in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
@@ -135,7 +137,7 @@ async def test_an_import_that_is_known_is_not_sent_again(client: httpx.AsyncClie
     assert answer.headers["etag"] != tag
 
 
-async def test_waiting_ends_with_a_change(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_get_imports_waiting_ends_with_a_change(client: httpx.AsyncClient, database_url: str) -> None:
     location = await send(client)
     tag = ""
     for change in (f"{RUN}; {LOAD}", "update rollcall.import_parts set position = 1"):
@@ -156,7 +158,7 @@ async def test_waiting_ends_with_a_change(client: httpx.AsyncClient, database_ur
     assert answer.status_code == 304
 
 
-async def test_cancelling_is_final(client: httpx.AsyncClient) -> None:
+async def test_get_imports_cancelling_is_final(client: httpx.AsyncClient) -> None:
     location = await send(client)
     for _ in range(2):
         answer = await client.post(f"{location}/cancel")
@@ -167,7 +169,7 @@ async def test_cancelling_is_final(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{nobody}/rejects")).json()["code"] == "NOT_FOUND"
 
 
-async def test_retrying(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_get_imports_retrying(client: httpx.AsyncClient, database_url: str) -> None:
     location = await send(client)
     waiting = (await client.post(f"{location}/retry")).json()
     assert (waiting["state"], waiting["attempt"]) == ("queued", 0)
@@ -185,7 +187,7 @@ async def test_retrying(client: httpx.AsyncClient, database_url: str) -> None:
     assert (await client.post(f"{nobody}/retry")).json()["code"] == "NOT_FOUND"
 
 
-async def test_a_file_that_came_before_is_named(client: httpx.AsyncClient) -> None:
+async def test_get_imports_a_file_that_came_before_is_named(client: httpx.AsyncClient) -> None:
     """However it arrives, and only for the same source."""
     resumable = {"X-Use-Resumable": "true", "Content-Type": "text/csv", "X-Source": "crm"}
     sent = [await send(client), await send(client, "shop"), await send(client)]
@@ -224,7 +226,7 @@ async def test_imports_are_listed_newest_first(client: httpx.AsyncClient) -> Non
         assert (await client.get("/imports", params=wrong)).json()["code"] == "INVALID_INPUT"
 
 
-async def test_a_thousand_waiting_requests_leave_the_pool_free(database_url: str, tmp_path: Path) -> None:
+async def test_get_imports_a_thousand_waiting_requests_leave_the_pool_free(database_url: str, tmp_path: Path) -> None:
     service = app.create(Settings(data_dir=tmp_path), database_url=database_url)
     async with (
         service.router.lifespan_context(service),
@@ -252,7 +254,7 @@ async def test_a_thousand_waiting_requests_leave_the_pool_free(database_url: str
     assert rows(database_url, shown)[0][0]
 
 
-async def test_requests_that_begin_at_once_are_found_together(database_url: str, tmp_path: Path) -> None:
+async def test_get_imports_requests_that_begin_at_once_are_found_together(database_url: str, tmp_path: Path) -> None:
     """Each still takes a session to learn whether a key is needed, but no second one."""
     service = app.create(Settings(data_dir=tmp_path), database_url=database_url)
     async with (
@@ -267,7 +269,7 @@ async def test_requests_that_begin_at_once_are_found_together(database_url: str,
         assert pool.get_stats()["requests_num"] - before < 150
 
 
-async def test_waiting_ends_at_once_when_the_database_notifies(
+async def test_get_imports_waiting_ends_at_once_when_the_database_notifies(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also on a listening connection that was lost and dialled again."""
@@ -286,7 +288,9 @@ async def test_waiting_ends_at_once_when_the_database_notifies(
         assert (await waiting).json()["state"] == "cancelled"
 
 
-async def test_waiting_ends_without_notifications(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_get_imports_waiting_ends_without_notifications(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pooler between may swallow them."""
 
     async def never(_: watch.Watch) -> None:
@@ -312,7 +316,9 @@ async def listens(client: httpx.AsyncClient) -> bool:
     return bool(await ask(client, f"{found} and state = 'idle'"))
 
 
-async def test_lists_of_imports_leave_out_what_is_long(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_get_imports_lists_of_imports_leave_out_what_is_long(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
     for _ in range(20):
         location = await send(client)
     execute(

@@ -58,7 +58,7 @@ async def routes(client: httpx.AsyncClient, **headers: str) -> list[tuple[str, s
     return [*described, ("GET", "/openapi.json"), ("GET", "/docs")]
 
 
-async def test_without_a_key_ever_made_none_is_needed(database_url: str, tmp_path: Path) -> None:
+async def test_auth_without_a_key_ever_made_none_is_needed(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
         assert (await send(client, "crm")).status_code == 200
         assert (await client.get("/imports", headers=bearer("rk_any"))).json()["imports"][0]["createdBy"] is None
@@ -73,7 +73,7 @@ async def test_without_a_key_ever_made_none_is_needed(database_url: str, tmp_pat
         problem(await client.get("/imports"), 401, "UNAUTHORIZED")
 
 
-async def test_every_route_but_health_and_documentation_needs_a_key(database_url: str, tmp_path: Path) -> None:
+async def test_auth_every_route_but_health_and_documentation_needs_a_key(database_url: str, tmp_path: Path) -> None:
     key = await create(database_url, "all")
     async with served(database_url, tmp_path) as client:
         known = await routes(client, **bearer(key))
@@ -90,7 +90,7 @@ async def test_every_route_but_health_and_documentation_needs_a_key(database_url
         assert rows(database_url, "select id from rollcall.uploads") == []
 
 
-async def test_a_key_comes_in_one_header_and_whole(database_url: str, tmp_path: Path) -> None:
+async def test_auth_a_key_comes_in_one_header_and_whole(database_url: str, tmp_path: Path) -> None:
     key = await create(database_url, "all")
     async with served(database_url, tmp_path) as client:
         for good in (f"Bearer {key}", f"bearer {key}", f"BEARER   {key}"):
@@ -121,7 +121,7 @@ async def test_a_key_comes_in_one_header_and_whole(database_url: str, tmp_path: 
             assert key.split("_", 2)[2][:20] not in text
 
 
-async def test_a_database_that_is_away_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_auth_a_database_that_is_away_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "POOL_WAIT_SECONDS", 0.3)
     async with served("postgresql://secretuser:secretpassword@127.0.0.1:9/secretdatabase", tmp_path) as client:
         for path in ("/imports", "/docs/nope", "/nope"):
@@ -131,7 +131,7 @@ async def test_a_database_that_is_away_lets_nobody_in(tmp_path: Path, monkeypatc
         assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_where_others_listen_a_key_is_always_needed(database_url: str, tmp_path: Path) -> None:
+async def test_auth_where_others_listen_a_key_is_always_needed(database_url: str, tmp_path: Path) -> None:
     public = Settings(data_dir=tmp_path, host="0.0.0.0")
     with pytest.raises(CannotListen, match="rollcall keys create"):
         await refuse_public(public, database_url)
@@ -170,7 +170,7 @@ async def two_sources(database_url: str, folder: Path, **settings: Any) -> Async
         yield client, *ids
 
 
-async def test_another_sources_import_is_like_none(database_url: str, tmp_path: Path) -> None:
+async def test_auth_another_sources_import_is_like_none(database_url: str, tmp_path: Path) -> None:
     everything = "select i::text from rollcall.imports i union all select u::text from rollcall.uploads u order by 1"
     async with two_sources(database_url, tmp_path) as (client, foreign, own):
         before = rows(database_url, everything)
@@ -196,7 +196,7 @@ async def test_another_sources_import_is_like_none(database_url: str, tmp_path: 
         assert (await client.post(f"/imports/{own}/retry")).json()["state"] == "queued"
 
 
-async def test_lists_hold_what_is_ones_own(database_url: str, tmp_path: Path) -> None:
+async def test_auth_lists_hold_what_is_ones_own(database_url: str, tmp_path: Path) -> None:
     async with two_sources(database_url, tmp_path) as (client, foreign, own):
         lists = [path for method, path in await routes(client) if method == "GET" and "{" not in path]
         told = OPEN
@@ -215,7 +215,7 @@ async def test_lists_hold_what_is_ones_own(database_url: str, tmp_path: Path) ->
             assert "secret" not in answer.text
 
 
-async def test_a_key_imports_into_its_sources_only(database_url: str, tmp_path: Path) -> None:
+async def test_auth_a_key_imports_into_its_sources_only(database_url: str, tmp_path: Path) -> None:
     contacts = {"data": [{"name": "A", "email": "a@x.org"}]}
     file = '--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\nname,email\nA,a@x.org\n\r\n'
     field = '--x\r\nContent-Disposition: form-data; name="source"\r\n\r\n{}\r\n'
@@ -249,7 +249,7 @@ async def test_a_key_imports_into_its_sources_only(database_url: str, tmp_path: 
             assert (await client.get(answer.headers["location"])).json()["createdBy"] == "bees"
 
 
-async def test_a_foreign_source_is_refused_before_the_body_comes(database_url: str, tmp_path: Path) -> None:
+async def test_auth_a_foreign_source_is_refused_before_the_body_comes(database_url: str, tmp_path: Path) -> None:
     async def endless(beginning: bytes) -> AsyncIterator[bytes]:
         yield beginning
         raise AssertionError("the body was read")
@@ -279,7 +279,7 @@ class Body:
         await self.end.wait()
 
 
-async def test_a_key_may_queue_so_many_imports(database_url: str, tmp_path: Path) -> None:
+async def test_auth_a_key_may_queue_so_many_imports(database_url: str, tmp_path: Path) -> None:
     one, other = await create(database_url, "one"), await create(database_url, "other")
     async with served(database_url, tmp_path) as client:
         assert {(await send(client, "crm", **bearer(one))).status_code for _ in range(20)} == {200}
@@ -299,7 +299,7 @@ async def test_a_key_may_queue_so_many_imports(database_url: str, tmp_path: Path
         assert (await client.get(mine, headers=bearer(one))).json()["state"] == "cancelled"
 
 
-async def test_so_many_uploads_of_a_key_arrive_at_a_time(database_url: str, tmp_path: Path) -> None:
+async def test_auth_so_many_uploads_of_a_key_arrive_at_a_time(database_url: str, tmp_path: Path) -> None:
     counting = "select count(*) from rollcall.uploads where state = 'arriving'"
     one, other = await create(database_url, "one"), await create(database_url, "other")
     async with served(database_url, tmp_path, max_arriving_uploads=3) as client:
@@ -319,7 +319,7 @@ async def test_so_many_uploads_of_a_key_arrive_at_a_time(database_url: str, tmp_
         assert (await send(client, "crm", **bearer(one))).status_code == 200
 
 
-async def test_what_arrives_has_its_place_in_the_queue(database_url: str, tmp_path: Path) -> None:
+async def test_auth_what_arrives_has_its_place_in_the_queue(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path, max_queued_imports=2) as client:
         body = Body()
         headers = {"Content-Type": "text/csv", "X-Source": "crm"}
@@ -330,7 +330,7 @@ async def test_what_arrives_has_its_place_in_the_queue(database_url: str, tmp_pa
         assert (await sending).status_code == 200
 
 
-async def test_uploads_of_a_process_that_is_gone_do_not_count(
+async def test_auth_uploads_of_a_process_that_is_gone_do_not_count(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with served(database_url, tmp_path, max_arriving_uploads=1) as client:
@@ -355,7 +355,7 @@ async def test_uploads_of_a_process_that_is_gone_do_not_count(
         await sending
 
 
-async def test_the_surface_is_small(database_url: str, tmp_path: Path) -> None:
+async def test_auth_the_surface_is_small(database_url: str, tmp_path: Path) -> None:
     key = await create(database_url, "all")
     async with served(database_url, tmp_path) as client:
         client.headers.update(bearer(key))
@@ -369,7 +369,7 @@ async def test_the_surface_is_small(database_url: str, tmp_path: Path) -> None:
         assert sent.headers["location"].startswith("/imports/")
 
 
-async def test_clients_show_their_key(database_url: str, tmp_path: Path) -> None:
+async def test_auth_clients_show_their_key(database_url: str, tmp_path: Path) -> None:
     key = await create(database_url, "all")
     (tmp_path / "list.csv").write_bytes(CSV)
 
@@ -398,7 +398,7 @@ def with_end_changed(key: str) -> str:
     return key[:-1] + ("A" if key[-1] != "A" else "B")
 
 
-async def test_admission_counts_bodies_before_their_first_byte(database_url: str, tmp_path: Path) -> None:
+async def test_auth_admission_counts_bodies_before_their_first_byte(database_url: str, tmp_path: Path) -> None:
     one, other = await create(database_url, "one"), await create(database_url, "other")
 
     async def slow(beginning: bytes) -> AsyncIterator[bytes]:

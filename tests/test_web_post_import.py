@@ -60,7 +60,7 @@ def refused(answer: httpx.Response, path: list[str | int], code: str) -> None:
     assert [(issue["path"], issue["code"]) for issue in issues] == [(path, code)], issues
 
 
-async def test_the_first_hundred_bad_contacts_are_named(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_the_first_hundred_bad_contacts_are_named(client: httpx.AsyncClient, kept: Any) -> None:
     data = [GOOD, *({"name": "B", "email": f"bad{number}@"} for number in range(150))]
     answer = await client.post("/import", json={"source": "crm", "data": data})
     assert answer.status_code == 400
@@ -70,14 +70,16 @@ async def test_the_first_hundred_bad_contacts_are_named(client: httpx.AsyncClien
     assert kept() == (0, 0, 0)
 
 
-async def test_bad_contacts_may_be_rejected_one_by_one(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_post_import_bad_contacts_may_be_rejected_one_by_one(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
     asked = {"source": "crm", "data": [GOOD, {"name": "B", "email": "bad"}], "onInvalid": "reject", "maxRejects": 5}
     assert (await client.post("/import", json=asked)).status_code == 200
     [(options,)] = rows(database_url, "select options from rollcall.imports")
     assert options == {"onInvalid": "reject", "onDuplicate": "update", "format": "json", "maxRejects": "5"}
 
 
-async def test_contacts_under_other_keys_are_judged_as_files_are(client: httpx.AsyncClient) -> None:
+async def test_post_import_contacts_under_other_keys_are_judged_as_files_are(client: httpx.AsyncClient) -> None:
     data = [{"E-Mail": "alice@example.com", "Vorname": "Alice", "Nachname": "A."}]
     assert (await client.post("/import", json={"source": "crm", "data": data})).status_code == 200
     mapping = {"email": "E-Mail", "name": "Nachname"}
@@ -101,13 +103,13 @@ WRONG_SHAPES: list[tuple[Any, list[str | int], str]] = [
 ]
 
 
-async def test_a_wrong_shape_is_named(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_wrong_shape_is_named(client: httpx.AsyncClient, kept: Any) -> None:
     for body, path, code in WRONG_SHAPES:
         refused(await client.post("/import", json=body), path, code)
     assert kept() == (0, 0, 0)
 
 
-async def test_a_long_body_is_streamed_when_its_head_says_enough(
+async def test_post_import_a_long_body_is_streamed_when_its_head_says_enough(
     client: httpx.AsyncClient, kept: Any, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
@@ -125,7 +127,7 @@ async def test_a_long_body_is_streamed_when_its_head_says_enough(
     assert {path.read_bytes() for path in objects(tmp_path)} == set(bodies)
 
 
-async def test_a_long_body_without_data_is_refused(
+async def test_post_import_a_long_body_without_data_is_refused(
     client: httpx.AsyncClient, kept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
@@ -135,7 +137,7 @@ async def test_a_long_body_without_data_is_refused(
     assert kept() == (0, 0, 0)
 
 
-async def test_any_json_is_answered(client: httpx.AsyncClient, corpora: Path) -> None:
+async def test_post_import_any_json_is_answered(client: httpx.AsyncClient, corpora: Path) -> None:
     files = sorted((corpora / "jsontestsuite").rglob("*.json"))
     assert len(files) > 300
     headers = {"Content-Type": "application/json"}
@@ -151,7 +153,9 @@ async def test_any_json_is_answered(client: httpx.AsyncClient, corpora: Path) ->
 
 
 @pytest.mark.parametrize(("size", "last"), [(1, True), (7, False), (100_000, True)])
-async def test_a_form_may_come_in_any_pieces(client: httpx.AsyncClient, tmp_path: Path, size: int, last: bool) -> None:
+async def test_post_import_a_form_may_come_in_any_pieces(
+    client: httpx.AsyncClient, tmp_path: Path, size: int, last: bool
+) -> None:
     data = CSV + b"\r\n--y\r\n-\r\n--\r" * 50
     asked = form(
         ("source", "Kündigungen".encode()), ("useResumable", b"true"), ("button", b"Send"), file=data, last=last
@@ -175,13 +179,13 @@ WRONG_FORMS: list[tuple[dict[str, Any], list[str | int], str]] = [
 ]
 
 
-async def test_a_wrong_form_is_named(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_wrong_form_is_named(client: httpx.AsyncClient, kept: Any) -> None:
     for asked, path, code in WRONG_FORMS:
         refused(await client.post("/import", **asked), path, code)
     assert kept() == (0, 0, 0)
 
 
-async def test_a_form_has_bounds(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_form_has_bounds(client: httpx.AsyncClient, kept: Any) -> None:
     parts = form(*((f"field{number}", b"x") for number in range(101)))
     headers = form() | {"content": b"--x\r\n" + b"X-Header: 1\r\n" * 2000}
     header = form() | {"content": b"--x\r\nX-Header: " + b"1" * 100_000}
@@ -191,7 +195,7 @@ async def test_a_form_has_bounds(client: httpx.AsyncClient, kept: Any) -> None:
     assert kept() == (0, 0, 0)
 
 
-async def test_a_form_that_is_not_whole_leaves_nothing(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_form_that_is_not_whole_leaves_nothing(client: httpx.AsyncClient, kept: Any) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     for content in (b"", b"no form", b"--x", b"--x\r\n\r\n", b"--y\r\n", form()["content"][:-5]):
         answer = await client.post("/import?source=crm", content=content, headers=headers)
@@ -199,7 +203,7 @@ async def test_a_form_that_is_not_whole_leaves_nothing(client: httpx.AsyncClient
     assert kept() == (0, 0, 0)
 
 
-async def test_a_body_has_a_largest_size(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_body_has_a_largest_size(client: httpx.AsyncClient, kept: Any) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b"x" * 100_000
@@ -210,14 +214,14 @@ async def test_a_body_has_a_largest_size(client: httpx.AsyncClient, kept: Any) -
     assert kept() == (0, 0, 0)
 
 
-async def test_a_body_shorter_than_announced_leaves_nothing(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_body_shorter_than_announced_leaves_nothing(client: httpx.AsyncClient, kept: Any) -> None:
     headers = {"Content-Type": "text/csv", "Content-Length": str(len(CSV) + 1)}
     answer = await client.post("/import?source=crm", content=CSV, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "UPLOAD_FAILED")
     assert kept() == (0, 0, 0)
 
 
-async def test_a_stream_is_named_by_headers_or_query(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_post_import_a_stream_is_named_by_headers_or_query(client: httpx.AsyncClient, database_url: str) -> None:
     headers = {"Content-Type": "text/csv; charset=utf-8"}
     utf8 = httpx.Headers([(b"Content-Type", b"text/csv"), (b"X-Source", "Kündigungen".encode())])
     assert (await client.post("/import", content=CSV, headers=utf8)).status_code == 200
@@ -226,7 +230,7 @@ async def test_a_stream_is_named_by_headers_or_query(client: httpx.AsyncClient, 
     assert rows(database_url, "select distinct source from rollcall.imports") == [("Kündigungen",)]
 
 
-async def test_an_option_that_is_not_known_is_refused(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_an_option_that_is_not_known_is_refused(client: httpx.AsyncClient, kept: Any) -> None:
     params = {"source": "crm", "onInvald": "fail"}
     answer = await client.post("/import", content=CSV, headers={"Content-Type": "text/csv"}, params=params)
     refused(answer, ["onInvald"], "unknown")
@@ -261,7 +265,9 @@ async def test_post_takes_a_bare_array_and_a_byte_order_mark(client: httpx.Async
 SLIPS = ["onDuplicates", "on_duplicate", "onInvald", "dryrun", "dryRun", "max_rejects", "Format", "useResumble"]
 
 
-async def test_a_slip_in_an_options_name_is_refused_wherever_it_stands(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_a_slip_in_an_options_name_is_refused_wherever_it_stands(
+    client: httpx.AsyncClient, kept: Any
+) -> None:
     text = {"Content-Type": "text/csv", "X-Source": "crm"}
     contacts = {"source": "crm", "data": [GOOD]}
     for name in SLIPS:
@@ -286,7 +292,7 @@ async def test_a_slip_in_an_options_name_is_refused_wherever_it_stands(client: h
     assert kept() == (0, 0, 0)
 
 
-async def test_names_that_mean_nothing_to_us_are_passed_over(client: httpx.AsyncClient) -> None:
+async def test_post_import_names_that_mean_nothing_to_us_are_passed_over(client: httpx.AsyncClient) -> None:
     names = ("button", "note", "csrf_token", "id", "form", "sourceId", "x" * 1000)
     assert (await client.post("/import", json={"source": "crm", "data": [GOOD]} | dict.fromkeys(names))).is_success
     assert (await client.post("/import", **form(("source", b"crm"), *((name, b"x") for name in names)))).is_success
@@ -294,7 +300,7 @@ async def test_names_that_mean_nothing_to_us_are_passed_over(client: httpx.Async
     assert (await client.post("/import", content=CSV, headers=headers)).is_success
 
 
-async def test_what_is_given_twice_is_refused(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_what_is_given_twice_is_refused(client: httpx.AsyncClient, kept: Any) -> None:
     text = {"Content-Type": "text/csv"}
     body = '{"source":"a","source":"b","data":[{"name":"A","email":"a@x.org"}]}'
     ways: list[dict[str, Any]] = [
@@ -309,7 +315,7 @@ async def test_what_is_given_twice_is_refused(client: httpx.AsyncClient, kept: A
     assert kept() == (0, 0, 0)
 
 
-async def test_an_error_is_bounded_whatever_is_wrong(client: httpx.AsyncClient) -> None:
+async def test_post_import_an_error_is_bounded_whatever_is_wrong(client: httpx.AsyncClient) -> None:
     text = {"Content-Type": "text/csv", "X-Source": "crm"}
     many = "&".join(f"a{number}" for number in range(9000))
     long = {"x" * 40_000: "y"}
@@ -326,7 +332,7 @@ async def test_an_error_is_bounded_whatever_is_wrong(client: httpx.AsyncClient) 
         assert len(answer.content) < 40_000, answer.text[:200]
 
 
-async def test_texts_that_are_no_utf8_are_refused(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_texts_that_are_no_utf8_are_refused(client: httpx.AsyncClient, kept: Any) -> None:
     text = {"Content-Type": "text/csv"}
     refused(await client.post("/import?source=caf%E9", content=CSV, headers=text), ["query"], "invalid_utf8")
     refused(await client.post("/import?source=crm&caf%E9=1", content=CSV, headers=text), ["query"], "invalid_utf8")
@@ -336,7 +342,7 @@ async def test_texts_that_are_no_utf8_are_refused(client: httpx.AsyncClient, kep
     assert kept() == (0, 0, 0)
 
 
-async def test_a_source_is_trimmed_and_composed(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_post_import_a_source_is_trimmed_and_composed(client: httpx.AsyncClient, database_url: str) -> None:
     for source in ("caf\u00e9", "cafe\u0301", "  caf\u00e9 ", "\u00a0cafe\u0301"):
         ways: list[dict[str, Any]] = [
             {"json": {"source": source, "data": [GOOD]}},
@@ -349,7 +355,9 @@ async def test_a_source_is_trimmed_and_composed(client: httpx.AsyncClient, datab
     assert rows(database_url, "select distinct source from rollcall.imports") == [("caf\u00e9",)]
 
 
-async def test_options_of_any_shape_are_refused_before_the_body_is_stored(client: httpx.AsyncClient, kept: Any) -> None:
+async def test_post_import_options_of_any_shape_are_refused_before_the_body_is_stored(
+    client: httpx.AsyncClient, kept: Any
+) -> None:
     deep = b"[" * 300 + b"]" * 300
     for name in ("mapping", "format", "onInvalid", "onDuplicate", "maxRejects", "source", "useResumable"):
         source = b"" if name == "source" else b'"source":"crm",'
@@ -372,7 +380,7 @@ async def test_options_of_any_shape_are_refused_before_the_body_is_stored(client
     assert kept() == (0, 0, 0)
 
 
-async def test_a_long_body_with_options_after_data_is_refused(
+async def test_post_import_a_long_body_with_options_after_data_is_refused(
     client: httpx.AsyncClient, kept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(post_import, "JSON_BYTES_MAX", 1000)
@@ -395,7 +403,7 @@ async def test_a_long_body_with_options_after_data_is_refused(
     assert (await client.post("/import?source=crm", content=pieces(bare, 300), headers=headers)).status_code == 200
 
 
-async def test_head_answers_what_get_would_without_a_body(client: httpx.AsyncClient) -> None:
+async def test_post_import_head_answers_what_get_would_without_a_body(client: httpx.AsyncClient) -> None:
     sent = await client.post("/import", content=CSV, headers={"X-Source": "crm"})
     job = sent.headers["location"]
     for path in ("/health/live", "/imports", job, f"{job}/rejects?format=csv", "/contacts", "/docs", "/openapi.json"):
@@ -408,7 +416,9 @@ async def test_head_answers_what_get_would_without_a_body(client: httpx.AsyncCli
     assert (await client.get("/nope")).json()["error"] == "Not found"
 
 
-async def test_what_a_sender_calls_a_file_harms_nobody(client: httpx.AsyncClient, database_url: str) -> None:
+async def test_post_import_what_a_sender_calls_a_file_harms_nobody(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
     asked = form(("source", b"crm"))
     asked["content"] = asked["content"].replace(b"a.csv", b"../" + "né\x01\u200f".encode() + b"x" * 300)
     assert (await client.post("/import", **asked)).status_code == 200
@@ -417,7 +427,7 @@ async def test_what_a_sender_calls_a_file_harms_nobody(client: httpx.AsyncClient
     assert len(name) == 255
 
 
-async def test_the_description_names_every_option(client: httpx.AsyncClient) -> None:
+async def test_post_import_the_description_names_every_option(client: httpx.AsyncClient) -> None:
     described = (await client.get("/openapi.json")).json()["paths"]["/import"]["post"]
     assert {each["name"] for each in described["parameters"]} == {
         *GIVEN,

@@ -67,7 +67,7 @@ async def reject(client: httpx.AsyncClient, database_url: str, raws: list[bytes]
     return location
 
 
-async def test_the_csv_has_the_files_columns_and_no_formula(database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_the_csv_has_the_files_columns_and_no_formula(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
         location = await reject(client, database_url, RAWS)
         answer = await client.get(f"{location}/rejects", params={"format": "csv"})
@@ -88,7 +88,7 @@ async def test_the_csv_has_the_files_columns_and_no_formula(database_url: str, t
     assert all(line.startswith('"') and line.endswith('"') for line in answer.text.split("\r\n")[:-1])
 
 
-async def test_ndjson_is_exact_and_pages_follow_each_other(database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_ndjson_is_exact_and_pages_follow_each_other(database_url: str, tmp_path: Path) -> None:
     raws = [b"A,%d@" % number for number in range(2500)]
     async with served(database_url, tmp_path) as client:
         location = await reject(client, database_url, raws)
@@ -114,7 +114,7 @@ async def test_ndjson_is_exact_and_pages_follow_each_other(database_url: str, tm
     }
 
 
-async def test_bytes_that_are_no_text_are_shown(database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_bytes_that_are_no_text_are_shown(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
         location = await reject(client, database_url, [b"\xff\x00,\xc3\xa9"], None)
         answer = (await client.get(f"{location}/rejects")).json()
@@ -123,7 +123,7 @@ async def test_bytes_that_are_no_text_are_shown(database_url: str, tmp_path: Pat
     assert table.splitlines()[0] == '"rollcall_record","rollcall_code","rollcall_message"'
 
 
-async def test_an_import_without_rejects_has_a_header(database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_an_import_without_rejects_has_a_header(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
         location = await reject(client, database_url, [])
         nothing: dict[str, Any] = {"rejects": [], "next": None, "total": 0, "stored": 0}
@@ -133,7 +133,7 @@ async def test_an_import_without_rejects_has_a_header(database_url: str, tmp_pat
     assert table == '"\'=name","email","note","rollcall_record","rollcall_code","rollcall_message"\r\n'
 
 
-async def test_a_file_that_breaks_off_is_seen_to(database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_a_file_that_breaks_off_is_seen_to(database_url: str, tmp_path: Path) -> None:
     async with (
         listening(database_url, tmp_path) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
@@ -148,7 +148,7 @@ async def test_a_file_that_breaks_off_is_seen_to(database_url: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "ndjson"])
-async def test_rejects_that_were_deleted_are_not_passed_over_in_silence(
+async def test_get_rejects_rejects_that_were_deleted_are_not_passed_over_in_silence(
     database_url: str, tmp_path: Path, form: str
 ) -> None:
     async with served(database_url, tmp_path) as client:
@@ -197,7 +197,7 @@ async def file(client: httpx.AsyncClient, path: str, form: str) -> bytes:
 
 @pytest.mark.parametrize("on_invalid", ["reject", "fail"])
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
-async def test_the_file_holds_what_was_not_stored_too(
+async def test_get_rejects_the_file_holds_what_was_not_stored_too(
     place: Site, database_url: str, tmp_path: Path, form: str, on_invalid: str
 ) -> None:
     capped = await load(place, "a", STORED, half_bad(), onInvalid=on_invalid)
@@ -208,7 +208,7 @@ async def test_the_file_holds_what_was_not_stored_too(
     assert len(found.splitlines()) == COUNT // 2 + (form == "csv")
 
 
-async def test_pages_say_how_many_are_stored(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_pages_say_how_many_are_stored(place: Site, database_url: str, tmp_path: Path) -> None:
     capped = await load(place, "a", STORED, half_bad())
     whole = await load(place, "b", COUNT, half_bad())
     async with served(database_url, tmp_path) as client:
@@ -220,7 +220,9 @@ async def test_pages_say_how_many_are_stored(place: Site, database_url: str, tmp
     assert (complete["total"], complete["stored"]) == (COUNT // 2, COUNT // 2)
 
 
-async def test_an_import_that_runs_has_those_of_its_ledger(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_an_import_that_runs_has_those_of_its_ledger(
+    place: Site, database_url: str, tmp_path: Path
+) -> None:
     """The file ends with what is committed, wherever the reader's Parts end."""
     draining = asyncio.Event()
     draining.set()
@@ -234,7 +236,9 @@ async def test_an_import_that_runs_has_those_of_its_ledger(place: Site, database
     assert (shown["total"], shown["stored"]) == (job.rejected, 30) == (50, 30)
 
 
-async def test_a_batch_that_commits_between_two_looks(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_a_batch_that_commits_between_two_looks(
+    place: Site, database_url: str, tmp_path: Path
+) -> None:
     """What the ledger did not have at the first look is in neither number, and not in the file."""
     path = await load(place, "a", COUNT, half_bad())
     await place.query("update rollcall.rejects set record = record + 1000 where record > 800")
@@ -248,7 +252,9 @@ async def test_a_batch_that_commits_between_two_looks(place: Site, database_url:
     assert (shown["total"], shown["stored"], len(lines)) == (400, 400, 400)
 
 
-async def test_without_the_stored_file_there_is_no_short_one(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_without_the_stored_file_there_is_no_short_one(
+    place: Site, database_url: str, tmp_path: Path
+) -> None:
     path = await load(place, "a", STORED, half_bad())
     await place.query("delete from rollcall.segments")
     async with served(database_url, tmp_path) as client:
@@ -260,7 +266,7 @@ async def test_without_the_stored_file_there_is_no_short_one(place: Site, databa
     assert (page["total"], page["stored"], len(page["rejects"])) == (COUNT // 2, STORED, STORED)
 
 
-async def test_deleted_rejects_are_found_again_while_the_file_is_there(
+async def test_get_rejects_deleted_rejects_are_found_again_while_the_file_is_there(
     place: Site, database_url: str, tmp_path: Path
 ) -> None:
     """All of them, or, in the middle of a sweep, some."""
@@ -276,7 +282,7 @@ async def test_deleted_rejects_are_found_again_while_the_file_is_there(
     ("harm", "code"),
     [("gone", "OBJECT_MISSING"), ("shorter", "OBJECT_CORRUPT"), ("reader", "READER_CHANGED")],
 )
-async def test_a_stored_file_that_cannot_be_read_is_refused(
+async def test_get_rejects_a_stored_file_that_cannot_be_read_is_refused(
     place: Site, database_url: str, tmp_path: Path, harm: str, code: str
 ) -> None:
     path = await load(place, "a", STORED, half_bad())
@@ -292,7 +298,9 @@ async def test_a_stored_file_that_cannot_be_read_is_refused(
     assert answer.json()["code"] == code
 
 
-async def test_a_file_that_would_be_short_breaks_off(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_a_file_that_would_be_short_breaks_off(
+    place: Site, database_url: str, tmp_path: Path
+) -> None:
     """Whatever went wrong: here more were counted than the stored file holds, or rows go while they are sent."""
     path = await load(place, "a", STORED, half_bad())
     await place.query(
@@ -308,7 +316,9 @@ async def test_a_file_that_would_be_short_breaks_off(place: Site, database_url: 
                 await client.get(path, params={"format": form})
 
 
-async def test_who_leaves_in_the_middle_leaves_nothing_open(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_who_leaves_in_the_middle_leaves_nothing_open(
+    place: Site, database_url: str, tmp_path: Path
+) -> None:
     lines = b"".join(b"Ann,nowhere%d,%b\n" % (number, b"n" * 4000) for number in range(4000))
     path = await load(place, "a", STORED, b"name,email,note\n" + lines)
     stored = objects(tmp_path)[0]
@@ -325,7 +335,7 @@ async def test_who_leaves_in_the_middle_leaves_nothing_open(place: Site, databas
         assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_commands_say_what_is_gone(
+async def test_get_rejects_commands_say_what_is_gone(
     place: Site, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -363,7 +373,7 @@ async def contacts(place: Site, source: str) -> dict[str, tuple[str, Any]]:
     return {email: (name, attributes) for email, name, attributes in found}
 
 
-async def test_csv_mended_and_posted_gives_the_contacts_that_were_meant(
+async def test_get_rejects_csv_mended_and_posted_gives_the_contacts_that_were_meant(
     place: Site, database_url: str, tmp_path: Path, corpora: Path
 ) -> None:
     path = await load(place, "a", 10, (corpora / "people" / "91-reject-roundtrip.csv").read_bytes())
@@ -379,7 +389,7 @@ async def test_csv_mended_and_posted_gives_the_contacts_that_were_meant(
 
 
 @pytest.mark.parametrize("name", ["92-reject-latin1.csv", "93-reject-stray-quote.csv"])
-async def test_csv_unmended_is_rejected_again(
+async def test_get_rejects_csv_unmended_is_rejected_again(
     place: Site, database_url: str, tmp_path: Path, corpora: Path, name: str
 ) -> None:
     path = await load(place, "a", 10, (corpora / "people" / name).read_bytes())
@@ -392,7 +402,7 @@ async def test_csv_unmended_is_rejected_again(
     assert await contacts(place, "b") == {}
 
 
-async def test_json_comes_back_with_its_types(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_json_comes_back_with_its_types(place: Site, database_url: str, tmp_path: Path) -> None:
     late = b'{"name":"Ann","email":"nobody","zip":"00123","n":1.50,"late":[true,-1]}'
     data = b"[" + b"".join(b'{"name":"A%d","email":"a%d@x.org"},' % (at, at) for at in range(1_200)) + late + b"]"
     path = await load(place, "a", 10, data)
@@ -408,7 +418,7 @@ async def test_json_comes_back_with_its_types(place: Site, database_url: str, tm
 # Bounded by bytes
 
 
-async def test_pages_end_with_one_mebibyte(place: Site, database_url: str, tmp_path: Path) -> None:
+async def test_get_rejects_pages_end_with_one_mebibyte(place: Site, database_url: str, tmp_path: Path) -> None:
     lines = [b"Ann,nowhere%d,%b" % (number, b"\xff" * 60_000) for number in range(200)]
     path = await load(place, "a", 1_000, b"\n".join([b"name,email,note", *lines]))
     async with served(database_url, tmp_path) as client:
@@ -422,7 +432,7 @@ async def test_pages_end_with_one_mebibyte(place: Site, database_url: str, tmp_p
     assert pages > 5
 
 
-async def test_files_read_again_are_few_at_a_time(
+async def test_get_rejects_files_read_again_are_few_at_a_time(
     place: Site, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of clients that take nothing, the first ones hold a stored file open; they are let go."""

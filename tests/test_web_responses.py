@@ -33,7 +33,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> None:
     assert set(body) - {"issues", "issuesTotal"} == {"error", "code", "status", "requestId"}
 
 
-async def test_there_is_one_error_body(database_url: str, tmp_path: Path) -> None:
+async def test_responses_there_is_one_error_body(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
         problem(await client.get("/nope"), 404, "NOT_FOUND")
         problem(await client.get("/imports/nope"), 404, "NOT_FOUND")
@@ -48,7 +48,7 @@ async def test_there_is_one_error_body(database_url: str, tmp_path: Path) -> Non
         assert one.headers["x-request-id"] != other.headers["x-request-id"]
 
 
-async def test_what_nobody_foresaw_tells_nothing(database_url: str, tmp_path: Path) -> None:
+async def test_responses_what_nobody_foresaw_tells_nothing(database_url: str, tmp_path: Path) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("alter table public.contacts rename column name to secret")
     async with served(database_url, tmp_path) as client:
@@ -63,7 +63,7 @@ async def test_what_nobody_foresaw_tells_nothing(database_url: str, tmp_path: Pa
     assert failed["request_id"] == answer.json()["requestId"]
 
 
-async def test_a_database_that_is_away_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_responses_a_database_that_is_away_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "POOL_WAIT_SECONDS", 0.5)
     async with served(DEAD, tmp_path) as client:
         answer = await client.get("/contacts")
@@ -77,7 +77,7 @@ async def test_a_database_that_is_away_is_said(tmp_path: Path, monkeypatch: pyte
         problem(await client.get("/metrics"), 503, "DATABASE_UNAVAILABLE")  # whose key it is cannot be told
 
 
-async def test_a_database_that_takes_questions_and_answers_none(
+async def test_responses_a_database_that_takes_questions_and_answers_none(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No timeout of TCP ends that: a pooler before it may do so."""
@@ -91,7 +91,7 @@ async def test_a_database_that_takes_questions_and_answers_none(
         assert (await client.get("/contacts")).status_code == 200
 
 
-async def test_a_statement_that_takes_too_long_is_given_up(
+async def test_responses_a_statement_that_takes_too_long_is_given_up(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "STATEMENT_SECONDS", 1)
@@ -106,7 +106,7 @@ async def test_a_statement_that_takes_too_long_is_given_up(
         assert "took too long" in answer.json()["error"]
 
 
-async def test_database_locked_is_not_a_database_that_is_away(database_url: str, tmp_path: Path) -> None:
+async def test_responses_database_locked_is_not_a_database_that_is_away(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
         with psycopg.connect(database_url) as other:
             other.execute("lock table rollcall.imports, public.contacts in access exclusive mode")
@@ -115,7 +115,7 @@ async def test_database_locked_is_not_a_database_that_is_away(database_url: str,
         assert (await client.get("/imports")).status_code == 200
 
 
-async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp_path: Path) -> None:
+async def test_responses_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client:
 
         async def fault() -> str | None:
@@ -140,7 +140,7 @@ async def test_health_needs_contacts_a_store_and_a_worker(database_url: str, tmp
             assert await fault() == "The contacts cannot be read."
 
 
-async def test_health_answers_when_the_database_does_not(database_url: str, tmp_path: Path) -> None:
+async def test_responses_health_answers_when_the_database_does_not(database_url: str, tmp_path: Path) -> None:
     """And one check at most holds a session meanwhile."""
     async with proxy(database_url) as before, served(before.url, tmp_path) as client:
         assert (await client.get("/health")).json()["error"] == "No worker is running."
@@ -153,7 +153,7 @@ async def test_health_answers_when_the_database_does_not(database_url: str, tmp_
             assert {answer.json()["error"] for answer in answers} == {"The database does not answer."}
 
 
-async def test_health_that_is_asked_very_often_repeats_itself(database_url: str, tmp_path: Path) -> None:
+async def test_responses_health_that_is_asked_very_often_repeats_itself(database_url: str, tmp_path: Path) -> None:
     async with served(database_url, tmp_path) as client, Pool(database_url) as pool, pool.session() as tx:
         for _ in range(checks.CHECKS_A_SECOND):
             assert (await client.get("/health")).status_code == 503
@@ -166,7 +166,7 @@ async def healthy(client: httpx.AsyncClient) -> bool:
     return (await client.get("/health")).status_code == 200
 
 
-async def test_a_request_that_a_stopping_server_cancels_is_told_to_come_again(
+async def test_responses_a_request_that_a_stopping_server_cancels_is_told_to_come_again(
     database_url: str, tmp_path: Path
 ) -> None:
     """It sends less than it said, for longer than the server gives it."""
@@ -206,7 +206,7 @@ async def test_requests_that_wait_end_when_the_server_stops(database_url: str, t
     assert (await waiting).startswith(b"HTTP/1.1 200")
 
 
-def test_a_problem_is_short_whatever_a_sender_wrote() -> None:
+def test_responses_a_problem_is_short_whatever_a_sender_wrote() -> None:
     issues = [{"path": ["x" * 10_000, 1], "code": "unknown", "message": "é" * 10_000} for _ in range(1000)]
     answer = responses.problem(InvalidInput("y" * 1_000_000, issues=issues), "id")
     body = json.loads(bytes(answer.body))
@@ -217,7 +217,7 @@ def test_a_problem_is_short_whatever_a_sender_wrote() -> None:
     assert "issuesTotal" not in few
 
 
-async def test_metrics_have_templates_for_labels(database_url: str, tmp_path: Path) -> None:
+async def test_responses_metrics_have_templates_for_labels(database_url: str, tmp_path: Path) -> None:
     headers = {"Content-Type": "text/csv", "X-Source": "crm"}
     async with served(database_url, tmp_path) as client:
         await client.get(NOBODY)

@@ -63,7 +63,7 @@ async def at_work(place: Site, *workers: Worker) -> tuple[Worker, UUID]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3] if LONG else [1])
-async def test_killed_at_random_moments(place: Site, seed: int) -> None:
+async def test_worker_killed_at_random_moments(place: Site, seed: int) -> None:
     """One import and two workers, of which the one at work is killed again and again; the other one takes over."""
     chance, file = random.Random(seed), File("crm", 0, RECORDS_A_KILL * KILLS)
     job_id, attempt = await place.post(file.source, file.csv()), 0
@@ -94,7 +94,7 @@ async def test_killed_at_random_moments(place: Site, seed: int) -> None:
     assert await oracle.violations(place.url, {job_id: file}) == []
 
 
-async def test_four_lost_attempts_without_a_batch_end_an_import(place: Site) -> None:
+async def test_worker_four_lost_attempts_without_a_batch_end_an_import(place: Site) -> None:
     job_id = await place.post(FILE.source, FILE.csv())
     job = await place.claim()
 
@@ -110,7 +110,7 @@ async def test_four_lost_attempts_without_a_batch_end_an_import(place: Site) -> 
     assert await oracle.violations(place.url, {job_id: FILE}) == []
 
 
-async def test_a_batch_makes_the_count_begin_again(place: Site) -> None:
+async def test_worker_a_batch_makes_the_count_begin_again(place: Site) -> None:
     await place.post(FILE.source, FILE.csv())
     job = await place.claim()
     for _ in range(CRASHES_MAX - 1):
@@ -125,7 +125,7 @@ async def test_a_batch_makes_the_count_begin_again(place: Site) -> None:
     assert (job.state, job.crashes) == ("running", 1)
 
 
-async def test_a_claim_that_was_lost_before_it_was_looked_at(place: Site) -> None:
+async def test_worker_a_claim_that_was_lost_before_it_was_looked_at(place: Site) -> None:
     """Frozen between the two, a worker must not go on under the attempt of whoever took its import over."""
     await place.post(FILE.source, FILE.csv())
     async with await connect(place.url, "test") as other:
@@ -151,7 +151,7 @@ async def claim(place: Site) -> Import | None:
 
 
 @pytest.mark.long  # tests/test_faults_worker.py and tests/test_takeover.py hurry
-async def test_frozen_in_the_middle(place: Site) -> None:
+async def test_worker_frozen_in_the_middle(place: Site) -> None:
     """Taken over when its beat is old; thawed, it writes nothing and works on."""
     with place.worker() as one, place.worker() as two:
         frozen, job_id = await at_work(place, one, two)
@@ -171,7 +171,7 @@ async def test_frozen_in_the_middle(place: Site) -> None:
 
 
 @pytest.mark.long
-async def test_control_connections_come_and_go(place: Site) -> None:
+async def test_worker_control_connections_come_and_go(place: Site) -> None:
     """The loaders of a worker go on, and nobody takes its import: it dials again within the second that others wait."""
     with place.worker() as one, place.worker() as two:
         _, job_id = await at_work(place, one, two)
@@ -195,7 +195,7 @@ async def test_control_connections_come_and_go(place: Site) -> None:
 
 
 @pytest.mark.parametrize("run", range(50 if LONG else 2))
-async def test_once_leaves_when_nothing_is_open(place: Site, run: int) -> None:
+async def test_worker_once_leaves_when_nothing_is_open(place: Site, run: int) -> None:
     posted = {}
     for source, edition in (("crm", 0), ("crm", 1), ("shop", 0)):
         file = File(source, edition, 60 + run)
@@ -208,7 +208,7 @@ async def test_once_leaves_when_nothing_is_open(place: Site, run: int) -> None:
     assert await oracle.violations(place.url, posted) == []
 
 
-async def test_the_command(place: Site) -> None:
+async def test_worker_the_command(place: Site) -> None:
     """`rollcall worker --once`, as it is installed."""
     job_id = await place.post(FILE.source, FILE.csv())
 
@@ -218,7 +218,7 @@ async def test_the_command(place: Site) -> None:
     assert (await place.show(job_id)).state == "succeeded"
 
 
-async def test_sigterm_in_the_middle(place: Site) -> None:
+async def test_worker_sigterm_in_the_middle(place: Site) -> None:
     """What is in hand is committed, the import let go, and another worker goes on at once."""
     with place.worker() as one, place.worker() as two:
         stopped, job_id = await at_work(place, one, two)
@@ -232,7 +232,7 @@ async def test_sigterm_in_the_middle(place: Site) -> None:
     assert await oracle.violations(place.url, {job_id: FILE}) == []
 
 
-async def test_sigterm_while_the_database_is_away(place: Site) -> None:
+async def test_worker_sigterm_while_the_database_is_away(place: Site) -> None:
     async with proxy(place.url) as between:
         with place.worker(through=between.url) as process:
             await process.number()
@@ -260,7 +260,7 @@ async def in_process(place: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 
 @pytest.mark.usefixtures("in_process")
-async def test_a_small_file_takes_one_connection(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_worker_a_small_file_takes_one_connection(place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "ONE_LOADER_BYTES", 1000)
     for count, loaders in ((10, 1), (1000, 2)):
         file = File("crm", 0, count)
@@ -269,7 +269,7 @@ async def test_a_small_file_takes_one_connection(place: Site, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("in_process")
-async def test_a_store_that_is_away(place: Site) -> None:
+async def test_worker_a_store_that_is_away(place: Site) -> None:
     """Given back and tried again until it is there, with a rest between."""
     job_id = await place.post(FILE.source, FILE.csv())
     stored = next(path for path in (place.folder / "store").rglob("*") if path.is_file())
@@ -290,7 +290,7 @@ async def test_a_store_that_is_away(place: Site) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-async def test_a_database_that_refuses_the_end(place: Site) -> None:
+async def test_worker_a_database_that_refuses_the_end(place: Site) -> None:
     """Not even a failure can be written down: tried again with a rest between, until it can succeed."""
     await place.query("alter table rollcall.imports add constraint endless check (finished_at is null)")
     await place.query("alter table rollcall.imports add constraint faultless check (state <> 'failed')")

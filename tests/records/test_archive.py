@@ -48,13 +48,13 @@ def read(data: bytes, compression: Compression | None = None, block: int = 1 << 
         (b"", "none"),
     ],
 )
-def test_the_first_bytes_tell_the_compression(head: bytes, compression: Compression) -> None:
+def test_unpack_the_first_bytes_tell_the_compression(head: bytes, compression: Compression) -> None:
     assert detect(head) == compression
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 @pytest.mark.parametrize("block", [1, 1000, 1 << 20])
-def test_what_was_compressed_comes_back_in_blocks(compression: Compression, block: int) -> None:
+def test_unpack_what_was_compressed_comes_back_in_blocks(compression: Compression, block: int) -> None:
     text = TEXT[:3_000] if block == 1 else TEXT
     blocks = list(unpack(Stored(io.BytesIO(COMPRESS[compression](text))), compression, block))
     assert b"".join(blocks) == text
@@ -62,18 +62,18 @@ def test_what_was_compressed_comes_back_in_blocks(compression: Compression, bloc
 
 
 @BOTH
-def test_every_member_is_read(compression: Compression) -> None:
+def test_unpack_every_member_is_read(compression: Compression) -> None:
     compress = COMPRESS[compression]
     assert read(compress(TEXT) + compress(b"") + compress(b"end")) == TEXT + b"end"
 
 
-def test_skippable_frames_and_zero_padding_are_passed_over() -> None:
+def test_unpack_skippable_frames_and_zero_padding_are_passed_over() -> None:
     assert read(SKIPPABLE + COMPRESS["zstd"](b"one") + SKIPPABLE + COMPRESS["zstd"](b"two") + SKIPPABLE) == b"onetwo"
     assert read(gzip.compress(b"one") + bytes(512) + gzip.compress(b"two") + bytes(10_000)) == b"onetwo"
 
 
 @BOTH
-def test_a_file_cut_anywhere_is_truncated(compression: Compression) -> None:
+def test_unpack_a_file_cut_anywhere_is_truncated(compression: Compression) -> None:
     whole = COMPRESS[compression](TEXT[:5_000])
     for cut in [*range(2, 40), *range(40, len(whole) - 20, 97), *range(len(whole) - 20, len(whole))]:
         with pytest.raises(ArchiveTruncated):
@@ -84,13 +84,13 @@ def test_a_file_cut_anywhere_is_truncated(compression: Compression) -> None:
 
 @BOTH
 @pytest.mark.parametrize("garbage", [b"x", b"\x1fx", b"garbage that is longer than a header", b"\n"])
-def test_bytes_after_the_end_are_refused(compression: Compression, garbage: bytes) -> None:
+def test_unpack_bytes_after_the_end_are_refused(compression: Compression, garbage: bytes) -> None:
     whole = COMPRESS[compression](TEXT)
     with pytest.raises(Unreadable):
         read(whole + garbage, compression)
 
 
-def test_a_damaged_gzip_file_is_never_read_as_another() -> None:
+def test_unpack_a_damaged_gzip_file_is_never_read_as_another() -> None:
     whole = gzip.compress(TEXT, mtime=0)
     for place in random.Random(4).sample(range(10, len(whole)), 200):
         damaged = bytearray(whole)
@@ -101,12 +101,12 @@ def test_a_damaged_gzip_file_is_never_read_as_another() -> None:
 
 @pytest.mark.parametrize("outer", ["gzip", "zstd"])
 @pytest.mark.parametrize("inner", ["gzip", "zstd"])
-def test_an_archive_in_an_archive_is_refused(outer: Compression, inner: Compression) -> None:
+def test_unpack_an_archive_in_an_archive_is_refused(outer: Compression, inner: Compression) -> None:
     with pytest.raises(NestedArchive):
         read(COMPRESS[outer](COMPRESS[inner](TEXT)))
 
 
-def test_a_bomb_takes_no_more_memory_than_a_block_and_ends_soon() -> None:
+def test_unpack_a_bomb_takes_no_more_memory_than_a_block_and_ends_soon() -> None:
     deflate = zlib.compressobj(9, wbits=31)
     bomb = b"".join(deflate.compress(bytes(1 << 20)) for _ in range(200)) + deflate.flush()
     lengths: list[int] = []
@@ -120,12 +120,12 @@ def test_a_bomb_takes_no_more_memory_than_a_block_and_ends_soon() -> None:
     assert sum(lengths) == max(UNPACKED_BYTES_ANY, UNPACKED_RATIO_MAX * (128 << 10))  # gzip reads so much ahead
 
 
-def test_a_high_ratio_alone_is_no_bomb() -> None:
+def test_unpack_a_high_ratio_alone_is_no_bomb() -> None:
     assert len(read(gzip.compress(bytes(UNPACKED_BYTES_ANY)))) == UNPACKED_BYTES_ANY
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
-def test_what_the_stream_raises_passes_through(compression: Compression) -> None:
+def test_unpack_what_the_stream_raises_passes_through(compression: Compression) -> None:
     class Broken(io.RawIOBase):
         def readable(self) -> bool:
             return True
@@ -137,7 +137,7 @@ def test_what_the_stream_raises_passes_through(compression: Compression) -> None
         list(unpack(Stored(cast(BinaryIO, Broken())), compression))
 
 
-def test_hostile_archives(corpora: Path) -> None:
+def test_unpack_hostile_archives(corpora: Path) -> None:
     folder = corpora / "hostile"
     lines = (folder / "expectations.jsonl").read_text().splitlines()
     expected = {each["file"]: each["expect"] for each in map(json.loads, lines) if "file" in each}

@@ -89,7 +89,7 @@ HOSTILE = [case for case in lines("hostile") if case["file"] in OURS or Path(cas
 
 
 @pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case["file"])
-def test_hostile_files_end_as_expected(case: dict[str, Any]) -> None:
+def test_corpora_hostile_files_end_as_expected(case: dict[str, Any]) -> None:
     file = CORPORA / "hostile" / case["file"]
     expected = OURS.get(case["file"]) or (case["accepted"], case["rejected"], case["duplicates"])
     emails, rejected = [], 0
@@ -113,7 +113,7 @@ def test_hostile_files_end_as_expected(case: dict[str, Any]) -> None:
         assert (len(set(emails)), rejected, len(emails) - len(set(emails))) == expected
 
 
-def test_every_address_is_judged_as_the_brief_does() -> None:
+def test_corpora_every_address_is_judged_as_the_brief_does() -> None:
     cases = lines("emails")
     data = json.dumps([{"name": "Ann", "email": case["email"]} for case in cases]).encode()
     found = outcomes(data)
@@ -125,7 +125,7 @@ def test_every_address_is_judged_as_the_brief_does() -> None:
         assert (found[record][0] == "name") == accepted, case["email"]
 
 
-def test_naughty_strings_are_names() -> None:
+def test_corpora_naughty_strings_are_names() -> None:
     """507 are stored as they are, but for the blanks around them; four hold control characters, three are blank."""
     cases = lines("blns")
     data = json.dumps([{"name": case["s"], "email": "ann@example.com"} for case in cases]).encode()
@@ -143,7 +143,7 @@ def test_naughty_strings_are_names() -> None:
     assert sum(code == "name" for code, _ in found.values()) == 507
 
 
-def test_utf8_is_read_strictly() -> None:
+def test_corpora_utf8_is_read_strictly() -> None:
     cases = lines("utf8tests")
     names = [bytes.fromhex(case["hex"]) for case in cases]
     data = b"name,email\n" + b"".join(b'"x%bx",ann@example.com\n' % name.replace(b'"', b'""') for name in names)

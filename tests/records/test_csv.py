@@ -239,7 +239,7 @@ FILES = st.lists(st.sampled_from(SIGNS * 3 + ODDITIES), max_size=40).map(b"".joi
 
 @pytest.mark.parametrize("line_end", ["\n", "\r"])
 @pytest.mark.parametrize("seed", range(60))
-def test_scan_of_any_bytes_in_any_blocks_finds_the_records_of_the_grammar(seed: int, line_end: LineEnd) -> None:
+def test_csv_scan_of_any_bytes_in_any_blocks_finds_the_records_of_the_grammar(seed: int, line_end: LineEnd) -> None:
     chance = random.Random(seed)
     data = b"name,email,note\n" + b"".join(chance.choices(SIGNS * 3 + ODDITIES, k=400))
     blocks: list[bytes] = []
@@ -256,7 +256,7 @@ def test_scan_of_any_bytes_in_any_blocks_finds_the_records_of_the_grammar(seed: 
 
 @settings(deadline=None, max_examples=300)
 @given(FILES, st.sampled_from(["\n", "\r"]))
-def test_parse_of_any_bytes_has_the_values_of_the_grammar(body: bytes, line_end: LineEnd) -> None:
+def test_csv_parse_of_any_bytes_has_the_values_of_the_grammar(body: bytes, line_end: LineEnd) -> None:
     data, written = b"name,email,note\n" + body, replace(plan(), line_end=line_end)
     found = rows(data, written) if scanned(data, written) else []
     assert found == [expected(raw, cells) for raw, cells in Reference(data, WIDE, line_end)]
@@ -264,7 +264,7 @@ def test_parse_of_any_bytes_has_the_values_of_the_grammar(body: bytes, line_end:
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.text("ab \"',;\n\r\tNA0é\\\x01\x1f", max_size=8), min_size=3, max_size=3), max_size=8))
-def test_what_is_quoted_comes_back_as_it_was(table: list[list[str]]) -> None:
+def test_csv_what_is_quoted_comes_back_as_it_was(table: list[list[str]]) -> None:
     lines = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in [list(HEADER), *table]]
     data = "\n".join(lines).encode()
     assert (read(data, plan()) if table else []) == table
@@ -285,13 +285,13 @@ def test_what_is_quoted_comes_back_as_it_was(table: list[list[str]]) -> None:
     ],
 )
 @pytest.mark.parametrize("neighbour", [b"Bob,b@x.org,", b'"Bob","b@x.org",""', b'Rob "B" Bob,b@x.org,"x, ""y"""'])
-def test_a_broken_quote_costs_its_own_line(line: bytes, code: str, neighbour: bytes) -> None:
+def test_csv_a_broken_quote_costs_its_own_line(line: bytes, code: str, neighbour: bytes) -> None:
     data = b"\n".join([b"name,email,note", neighbour, line, neighbour, neighbour, line, line, neighbour, b""])
     good = (neighbour, None)
     assert scanned(data, plan()) == [good, (line, code), good, good, (line, code), (line, code), good]
 
 
-def test_a_quote_that_is_not_closed_within_4_mib_costs_its_own_line() -> None:
+def test_csv_a_quote_that_is_not_closed_within_4_mib_costs_its_own_line() -> None:
     lines = [b"Bob %d,b%d@x.org," % (number, number) for number in range(400_000)]
     data = b"\n".join([b"name,email,note", b'Ann,a@x.org,"open', *lines, b'close",,'])
     found = scanned(data, plan())
@@ -302,7 +302,7 @@ def test_a_quote_that_is_not_closed_within_4_mib_costs_its_own_line() -> None:
 
 @pytest.mark.parametrize(("size", "records"), [(4 * MIB, 2), (4 * MIB + 1, 3)])
 @pytest.mark.parametrize("other", [b'Bob,b@x.org,""', b'"Bob" B,b@x.org,'])
-def test_quoted_line_breaks_carry_a_record_4_mib_and_no_further(size: int, records: int, other: bytes) -> None:
+def test_csv_quoted_line_breaks_carry_a_record_4_mib_and_no_further(size: int, records: int, other: bytes) -> None:
     begin, end = b'Ann,a@x.org,"\n', b'"'
     record = begin + b"x" * (size - len(begin) - len(end)) + end
     found = scanned(b"\n".join([b"name,email,note", record, other]), plan(), 64 * 1024)
@@ -310,12 +310,12 @@ def test_quoted_line_breaks_carry_a_record_4_mib_and_no_further(size: int, recor
     assert found[0] == ((record, None) if records == 2 else (begin[:-1], "unclosed_quote"))
 
 
-def test_line_breaks_within_quotes_belong_to_the_value() -> None:
+def test_csv_line_breaks_within_quotes_belong_to_the_value() -> None:
     data = b'name,email,note\r\n"Ann\r\nB",a@x.org,"1\n\n2\r3 ""4"""\r\nBob,b@x.org,\r\n'
     assert read(data, plan()) == [["Ann\r\nB", "a@x.org", '1\n\n2\r3 "4"'], ["Bob", "b@x.org", ""]]
 
 
-def test_a_large_quoted_value_is_a_value() -> None:
+def test_csv_a_large_quoted_value_is_a_value() -> None:
     note = "x" * (2 * MIB) + ' "y"'
     quoted, open_ = note.replace('"', '""'), "2" * 4 * MIB
     data = f'name,email,note\nAnn,a@x.org,"{quoted}"\nBob,b@x.org,"1\n{open_}"\n'.encode()
@@ -323,7 +323,7 @@ def test_a_large_quoted_value_is_a_value() -> None:
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"])
-def test_every_line_end_ends_a_record(newline: bytes) -> None:
+def test_csv_every_line_end_ends_a_record(newline: bytes) -> None:
     data = newline.join([b"name,email,note", b"Ann,a@x.org,", b'"Bob","b@x.org",', b"", b"Cat,c@x.org,\n\r\nDan,,"])
     written = replace(plan(), line_end="\r" if newline == b"\r" else "\n")
     assert [raw for raw, _ in scanned(data, written, 1)] == [
@@ -334,13 +334,13 @@ def test_every_line_end_ends_a_record(newline: bytes) -> None:
     ]
 
 
-def test_blank_lines_are_no_records() -> None:
+def test_csv_blank_lines_are_no_records() -> None:
     blanks = ["", " ", ",", ",,,,,", " , \t,", "\u00a0,\u200b", "\ufeff", ""]
     data = "\n".join([*blanks, "name,email,note", *blanks, "é,,", *blanks, ",,à", *blanks, '"",,']).encode()
     assert [raw.decode() for raw, _ in scanned(data, plan())] == ["é,,", ",,à", '"",,']
 
 
-def test_a_bom_and_what_the_plan_skips_are_no_records() -> None:
+def test_csv_a_bom_and_what_the_plan_skips_are_no_records() -> None:
     data = b"\xef\xbb\xbfsep=;\r\n\r\n" + b"name;email\r\nAnn;a@x.org"
     written = csv_dialect(data)
     found = Plan("csv", "none", ("name", "email"), Mapping("email", ("name",)), written.delimiter, written.skip)
@@ -349,7 +349,7 @@ def test_a_bom_and_what_the_plan_skips_are_no_records() -> None:
     assert scanned('\ufeff"na\nme",email\nAnn,a@x.org'.encode(), plan()) == [(b"Ann,a@x.org", None)]
 
 
-def test_too_few_fields_are_blank_and_too_many_are_a_fault() -> None:
+def test_csv_too_few_fields_are_blank_and_too_many_are_a_fault() -> None:
     data = (
         b'name,email,note\nAnn\n"Bob",b@x.org\nCat,c@x.org,1, ,\nDan,d@x.org,"1, ""2""",\nEve,e@x.org,,1\nFay,,,,""\n'
     )
@@ -363,7 +363,7 @@ def test_too_few_fields_are_blank_and_too_many_are_a_fault() -> None:
     ]
 
 
-def test_bytes_that_are_not_utf8_cost_their_own_record() -> None:
+def test_csv_bytes_that_are_not_utf8_cost_their_own_record() -> None:
     data = b"name,email,note\nZo\xc3\xab,a@x.org,\nJos\xe9,b@x.org,\nBob,c@x.org,\xed\xa0\x80\nCat,d@x.org,\n"
     assert rows(data, plan()) == [
         ("Zoë", "a@x.org", {}),
@@ -373,7 +373,7 @@ def test_bytes_that_are_not_utf8_cost_their_own_record() -> None:
     ]
 
 
-def test_a_nul_is_left_to_the_rules_or_a_fault_of_its_column() -> None:
+def test_csv_a_nul_is_left_to_the_rules_or_a_fault_of_its_column() -> None:
     data = b"name,email,note\nA\0,a@x.org,\nBob,b\0@x.org,\nCat,c@x.org,1\x002\nDan,d@x.org,3\n"
     assert rows(data, plan()) == [
         ("A\0", "a@x.org", {}),
@@ -383,17 +383,17 @@ def test_a_nul_is_left_to_the_rules_or_a_fault_of_its_column() -> None:
     ]
 
 
-def test_the_first_column_with_a_nul_is_named() -> None:
+def test_csv_the_first_column_with_a_nul_is_named() -> None:
     assert rows(b"name,email,a,b\nAnn,a@x.org,\0,\0", plan("name", "email", "a", "b")) == [("nul_character", "a")]
 
 
-def test_values_are_text_whatever_they_look_like() -> None:
+def test_csv_values_are_text_whatever_they_look_like() -> None:
     cells = ["NA", "NULL", "nan", "#N/A", "", "007", "1e5", "true", "2024-01-01", " x ", "\\", "\\N", "=1+1", "'", "{}"]
     data = ("a,b\n" + "".join(f'{cell},"{cell}"\n' for cell in cells)).encode()
     assert read(data, plan("a", "b")) == [[cell, cell] for cell in cells]
 
 
-def test_one_column_is_a_file_too() -> None:
+def test_csv_one_column_is_a_file_too() -> None:
     data = b'email\na@x.org\n\n""\n"b@x.org"\nc@x.org,d\n,\n'
     assert rows(data, plan("email", name=("email",))) == [
         ("a@x.org", "a@x.org", {}),
@@ -403,7 +403,7 @@ def test_one_column_is_a_file_too() -> None:
     ]
 
 
-def test_names_are_joined_and_the_rest_is_kept_as_json() -> None:
+def test_csv_names_are_joined_and_the_rest_is_kept_as_json() -> None:
     header = ("first", "last", "email", 'a "b"\\', "ü")
     data = 'f,l,e,a,u\n Zoë , Lee,z@x.org,"tab\there, ""q"" \\ \n\x1f", é\u00a0\n,Lee,,\u200b,\nAnn,,,,NA\n'.encode()
     assert rows(data, plan(*header, name=("first", "last"))) == [
@@ -413,22 +413,22 @@ def test_names_are_joined_and_the_rest_is_kept_as_json() -> None:
     ]
 
 
-def test_a_bom_within_the_file_is_part_of_its_value() -> None:
+def test_csv_a_bom_within_the_file_is_part_of_its_value() -> None:
     data = 'name,email,note\n\ufeff"Ann",a@x.org,\n\ufeffBob,b@x.org,'.encode()
     assert rows(data, plan()) == [('"Ann"', "a@x.org", {}), ("Bob", "b@x.org", {})]
 
 
-def test_records_that_do_not_lie_side_by_side_are_parsed_alike() -> None:
+def test_csv_records_that_do_not_lie_side_by_side_are_parsed_alike() -> None:
     part = Slice(b"xxAnn,a@x.orgBob,b@x.org,1", np.array([2, 13]), np.array([13, 26]))
     assert csv.parse(part, plan()).name.to_pylist() == ["Ann", "Bob"]
 
 
-def test_no_records_are_parsed_to_no_rows() -> None:
+def test_csv_no_records_are_parsed_to_no_rows() -> None:
     nothing = csv.parse(Slice(b"", np.array([], np.int64), np.array([], np.int64)), plan())
     assert len(nothing.name) == len(nothing.email) == len(nothing.attributes) == 0
 
 
-def test_every_part_of_many_is_numbered_right() -> None:
+def test_csv_every_part_of_many_is_numbered_right() -> None:
     lines = [f"N{number},{number}@x.org" + (",1" if number % 7 else "") for number in range(70_000)]
     batch = csv.parse(whole("\n".join(["name,email,note", *lines]).encode(), plan()), plan())
     assert batch.name.to_pylist() == [f"N{number}" for number in range(70_000)]
@@ -436,7 +436,7 @@ def test_every_part_of_many_is_numbered_right() -> None:
 
 
 @pytest.mark.parametrize("size", [MIB, 3 * MIB, 64 * MIB])
-def test_a_record_that_is_too_long_is_cut(size: int) -> None:
+def test_csv_a_record_that_is_too_long_is_cut(size: int) -> None:
     most = b"Bob,b@x.org," + b"x" * (RECORD_BYTES_MAX - 12)
     long = [most + b"x", b'"' + b"z" * 9 * MIB, b"y" * 6 * MIB]
     data = b"\r\n".join([b"name,email,note", most, *long, b"Cat,c@x.org,", long[2]])
@@ -448,7 +448,7 @@ def test_a_record_that_is_too_long_is_cut(size: int) -> None:
     ]
 
 
-def test_memory_is_bounded_by_the_longest_record() -> None:
+def test_csv_memory_is_bounded_by_the_longest_record() -> None:
     def blocks() -> Iterator[bytes]:
         yield b"name,email,note\n"
         yield from (b"x" * MIB for _ in range(100))
@@ -468,7 +468,7 @@ def test_memory_is_bounded_by_the_longest_record() -> None:
     "line",
     [b'x","y', b'a,b,"open', b'"a" b,c,d', b'"""', b'Robert "Bob" Smith,x,y', b'"",a"",""b', b",,x,,", b'"' * 40],
 )
-def test_time_grows_with_the_file_and_no_faster(line: bytes) -> None:
+def test_csv_time_grows_with_the_file_and_no_faster(line: bytes) -> None:
     def seconds(count: int) -> float:
         data = b"name,email,note\n" + (line + b"\n") * count
         begin = time.process_time()
@@ -479,7 +479,7 @@ def test_time_grows_with_the_file_and_no_faster(line: bytes) -> None:
     assert seconds(80_000) < 30 * max(seconds(8_000), 0.005)
 
 
-def test_open_lines_before_a_long_one_take_no_longer() -> None:
+def test_csv_open_lines_before_a_long_one_take_no_longer() -> None:
     open_line, long_line = b'x","y', b'""' * 250_000 + b'" z'
     begin = time.process_time()
     found = scanned(b"\n".join([b"name,email,note", *[open_line] * 70_000, long_line, b"Ann,,"]), plan())
@@ -487,7 +487,7 @@ def test_open_lines_before_a_long_one_take_no_longer() -> None:
     assert found == [*[(open_line, "unclosed_quote")] * 70_000, (long_line, "unclosed_quote"), (b"Ann,,", None)]
 
 
-def test_cells_of_a_reject_are_as_many_as_the_columns() -> None:
+def test_csv_cells_of_a_reject_are_as_many_as_the_columns() -> None:
     assert csv.cells(b'Ann,"a ""b"""', plan()) == ["Ann", 'a "b"', ""]
     assert csv.cells(b"Ann,a,1,2,3", plan()) == ["Ann", "a", "1\ufffd,2\ufffd,3"]
     assert csv.cells(b'"Ann,a@x.org,\xff', plan()) == ['\ufffd"Ann', "a@x.org", "\ufffdff"]
@@ -497,7 +497,7 @@ def test_cells_of_a_reject_are_as_many_as_the_columns() -> None:
 
 @settings(deadline=None)
 @given(st.binary())
-def test_cells_never_raises(raw: bytes) -> None:
+def test_csv_cells_never_raises(raw: bytes) -> None:
     assert len(csv.cells(raw, plan())) == 3
 
 
@@ -514,7 +514,7 @@ def wide(columns: int, *lines: str) -> tuple[bytes, Plan]:
     st.lists(st.lists(st.sampled_from(["", "a", '"b,c"', " ", "\0", '="01"', ' "d" ']), max_size=90), max_size=60),
     st.sampled_from([0, 1, 1000]),
 )
-def test_parse_of_a_wide_file_gives_what_narrow_ones_give(table: list[list[str]], few: int) -> None:
+def test_csv_parse_of_a_wide_file_gives_what_narrow_ones_give(table: list[list[str]], few: int) -> None:
     data, written = wide(70, *(",".join(["x", *row]) for row in table))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_values, "WIDE_COLUMNS", 1000)
@@ -525,7 +525,7 @@ def test_parse_of_a_wide_file_gives_what_narrow_ones_give(table: list[list[str]]
         assert (rows(data, written) if table else []) == expected
 
 
-def test_parse_of_short_rows_costs_no_more_than_their_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_parse_of_short_rows_costs_no_more_than_their_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """10,000 columns, and rows of two values: 280 KB that once took 1.8 GB."""
     data, written = wide(10_000, *["A,a1@x.co"] * 16_000, "A,a2@x.co" + ",v" * 9_998)
     cells = []
@@ -543,7 +543,7 @@ def test_parse_of_short_rows_costs_no_more_than_their_cells(monkeypatch: pytest.
     assert len(json.loads(str(found.attributes[16_000]))) == 9_998
 
 
-def test_scan_counts_long_headings_for_every_record_that_repeats_them() -> None:
+def test_csv_scan_counts_long_headings_for_every_record_that_repeats_them() -> None:
     header = ("name", "email", "h" * 5_000, "i" * 7_000)
     data = (",".join(header) + "\nAnn,a@x.org\nBob,b@x.org,1\nCat,c@x.org,1,2\n").encode()
     (part,) = csv.scan([data], plan(*header))
@@ -596,7 +596,7 @@ def test_csv_spectrum_reads_as_its_json_says(corpora: Path) -> None:
         ("csv_utf8_one_bad_byte_row900.csv", 1000, {900: "invalid_utf8"}),
     ],
 )
-def test_hostile_files_lose_no_line(corpora: Path, file: str, records: int, faults: dict[int, str]) -> None:
+def test_csv_hostile_files_lose_no_line(corpora: Path, file: str, records: int, faults: dict[int, str]) -> None:
     data = (corpora / "hostile" / file).read_bytes()
     found = dialect(data)
     batch = csv.parse(whole(data, found), found)

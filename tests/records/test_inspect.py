@@ -54,14 +54,14 @@ TOLD = {
 
 
 @pytest.mark.parametrize("written", TOLD)
-def test_tells_by_the_bytes(written: str) -> None:
+def test_inspect_tells_by_the_bytes(written: str) -> None:
     data, plan = TOLD[written]
 
     assert inspect(io.BytesIO(data)) == plan
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_what_is_given_is_not_guessed() -> None:
+def test_inspect_what_is_given_is_not_guessed() -> None:
     data = b"a;b,c;d\nann@example.com;Ann,Lee;1\n"
 
     assert inspect(io.BytesIO(data), mapping=Mapping("a", ("b,c",))) == Plan(
@@ -71,7 +71,7 @@ def test_what_is_given_is_not_guessed() -> None:
         inspect(io.BytesIO(data), mapping=Mapping("e", ("a",)))
 
 
-def test_a_given_format_is_taken() -> None:
+def test_inspect_a_given_format_is_taken() -> None:
     one = b'{"name":"Ann","email":"ann@example.com"}'
 
     assert inspect(io.BytesIO(one), format="ndjson").format == "ndjson"
@@ -87,7 +87,7 @@ def test_a_given_format_is_taken() -> None:
         inspect(io.BytesIO(commas), format="xml")
 
 
-def test_reads_no_more_than_it_needs() -> None:
+def test_inspect_reads_no_more_than_it_needs() -> None:
     class Long(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             assert self.tell() < 1 << 20
@@ -126,7 +126,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_a_file_that_cannot_be_read_is_told_with_its_code(what: str) -> None:
+def test_inspect_a_file_that_cannot_be_read_is_told_with_its_code(what: str) -> None:
     data, code = FILES[what]
 
     with pytest.raises(Unreadable) as raised:
@@ -170,18 +170,18 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("what", RECORDS)
-def test_a_bad_record_is_rejected_alone_with_its_code(what: str) -> None:
+def test_inspect_a_bad_record_is_rejected_alone_with_its_code(what: str) -> None:
     data, codes = RECORDS[what]
 
     assert read(data) == (["ann@example.com"], codes)
 
 
-def test_a_missing_key_is_told_with_the_keys_seen() -> None:
+def test_inspect_a_missing_key_is_told_with_the_keys_seen() -> None:
     with pytest.raises(NoEmailColumn, match='The columns are "name", "phone"'):
         inspect(io.BytesIO(b'[{"name":"Ann","phone":1}]'))
 
 
-def test_a_rejected_record_can_be_shown_in_the_files_own_columns() -> None:
+def test_inspect_a_rejected_record_can_be_shown_in_the_files_own_columns() -> None:
     csv = inspect(io.BytesIO(b"name,email,phone\nAnn,ann@example.com,1\n"))
     json_ = inspect(io.BytesIO(b"[" + ANN + b"]"))
 
@@ -190,7 +190,7 @@ def test_a_rejected_record_can_be_shown_in_the_files_own_columns() -> None:
     assert cells(b"\xff{broken", json_) == ["", "", "\ufffd:\ufffdff{broken"]
 
 
-def test_plan_from_json_reads_plans_of_other_versions() -> None:
+def test_inspect_plan_from_json_reads_plans_of_other_versions() -> None:
     plan = TOLD["excel"][1]
     stored = json.loads(json.dumps(plan.to_json()))
     assert Plan.from_json(stored | {"later": 1, "loaders_seen": [2]}) == plan

@@ -124,13 +124,13 @@ def same_verdict(text: bytes, at: list[int]) -> None:
 @given(FILE | ENVELOPE, SPLIT)
 @example(b'{"a":"\\\\","data":[1,"\\\\\\"",2]}', list(range(40)))
 @example(b"\xef\xbb\xbf[1]", [1, 2, 3])
-def test_valid_files_are_read_like_by_a_reader_of_the_whole(text: bytes, at: list[int]) -> None:
+def test_json_valid_files_are_read_like_by_a_reader_of_the_whole(text: bytes, at: list[int]) -> None:
     same_verdict(text, at)
 
 
 @settings(deadline=None)
 @given(FILE | ENVELOPE, st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 2), BYTE), max_size=2), SPLIT)
-def test_broken_files_are_refused_like_by_a_reader_of_the_whole(
+def test_json_broken_files_are_refused_like_by_a_reader_of_the_whole(
     text: bytes, edits: list[tuple[int, int, bytes]], at: list[int]
 ) -> None:
     for place, gone, byte in edits:
@@ -141,7 +141,7 @@ def test_broken_files_are_refused_like_by_a_reader_of_the_whole(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=6), SPLIT)
-def test_long_records_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
+def test_json_long_records_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spans, "RECORD_BYTES_MAX", 30)
         patch.setattr(spans, "KEPT_BYTES", 20)
@@ -153,7 +153,7 @@ def test_long_records_are_faults_however_the_file_is_split(lengths: list[int], a
 
 
 @pytest.mark.parametrize("size", [64 << 10, 1 << 20, 9 << 20])
-def test_a_record_of_any_length_takes_bounded_memory(size: int) -> None:
+def test_json_a_record_of_any_length_takes_bounded_memory(size: int) -> None:
     long, most = b'"' + b"x" * (20 << 20) + b'"', b'"' + b"x" * (RECORD_BYTES_MAX - 2) + b'"'
     text = b'{"note":' + long + b',"data":[' + b",".join([GOOD, long, most, GOOD]) + b"]}"
     tracemalloc.start()
@@ -166,7 +166,7 @@ def test_a_record_of_any_length_takes_bounded_memory(size: int) -> None:
     assert raws == [GOOD, long[: 64 << 10], most, GOOD]
 
 
-def test_the_data_may_stand_anywhere_in_the_envelope() -> None:
+def test_json_the_data_may_stand_anywhere_in_the_envelope() -> None:
     for text in (
         b'{"data":[%s]}',
         b'{"source":"crm","data":[%s],"useResumable":false}',
@@ -203,7 +203,7 @@ def test_the_data_may_stand_anywhere_in_the_envelope() -> None:
         (b"[" * 100_000, TooDeep, "at byte 1000"),
     ],
 )
-def test_a_broken_file_is_refused_with_the_place(text: bytes, error: type[Unreadable], says: str) -> None:
+def test_json_a_broken_file_is_refused_with_the_place(text: bytes, error: type[Unreadable], says: str) -> None:
     for step in (len(text) + 1, 7):
         with pytest.raises(error) as caught:
             scanned(split(text, range(0, min(len(text), 2_000), step)))
@@ -211,7 +211,7 @@ def test_a_broken_file_is_refused_with_the_place(text: bytes, error: type[Unread
 
 
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[{"a":[', "]}]")])
-def test_what_is_nested_too_deep_is_rejected_alone(opened: str, closed: str) -> None:
+def test_json_what_is_nested_too_deep_is_rejected_alone(opened: str, closed: str) -> None:
     step = opened.count("[") + opened.count("{")
 
     def deep(levels: int) -> str:
@@ -231,7 +231,7 @@ def test_what_is_nested_too_deep_is_rejected_alone(opened: str, closed: str) -> 
 @pytest.mark.parametrize(
     "bad", [b'{"a":1]', b"{'a':1}", b"NaN", b'{"a":1} {"b":2}', b'{"a":01}', b'"\t"', b"\xef\xbb\xbf1"]
 )
-def test_broken_json_in_a_record_names_the_record(bad: bytes) -> None:
+def test_json_broken_json_in_a_record_names_the_record(bad: bytes) -> None:
     (piece,) = json.scan([b"[" + GOOD + b"," + bad + b"," + bad + b"]"], PLAN)
     with pytest.raises(InvalidJson) as caught:
         json.parse(piece, PLAN)
@@ -240,14 +240,14 @@ def test_broken_json_in_a_record_names_the_record(bad: bytes) -> None:
         json.keys(b"[" + GOOD + b"," + bad + b"]", True)
 
 
-def test_fields() -> None:
+def test_json_fields() -> None:
     assert one('{"name":" Ann ","email":"a@b.co"}') == (" Ann ", "a@b.co", "{}")
     assert one('{"name":"Ann","x":"1"}') == ("Ann", None, '{"x":"1"}')
     assert one('{"email":"x","name":"a","email":"y","n":1.0,"n":2.0}') == ("a", "y", '{"n":2.0}')
     assert one('{"\\u006eame":"R\\u00e9","email":"\\"\\u0000"}') == ("Ré", '"\0', "{}")
 
 
-def test_a_name_of_several_keys() -> None:
+def test_json_a_name_of_several_keys() -> None:
     plan = Plan("json", "none", (), Mapping("email", ("first", "last")))
     assert one('{"first":" Ann ","last":"Lee","email":"e"}', plan) == ("Ann Lee", "e", "{}")
     assert one('{"last":"Lee","first":"\\u00a0","email":"e"}', plan) == ("Lee", "e", "{}")
@@ -256,13 +256,13 @@ def test_a_name_of_several_keys() -> None:
     assert one('{"first":"Ann","last":1.50,"email":"e"}', plan) == RecordError("invalid_type", "name", "1.50")
 
 
-def test_one_key_for_both_fields() -> None:
+def test_json_one_key_for_both_fields() -> None:
     plan = Plan("json", "none", (), Mapping("email", ("email",)))
     assert one('{"email":"a@b.co","x":1}', plan) == ("a@b.co", "a@b.co", '{"x":1}')
 
 
 @pytest.mark.parametrize("value", ["1", "1.50", "true", "[]", '{ "a" : 1.0 }', "1e400", "9" * 5_000])
-def test_a_field_that_is_no_string_is_a_fault(value: str) -> None:
+def test_json_a_field_that_is_no_string_is_a_fault(value: str) -> None:
     assert one(f'{{"name":"Ann","email":{value}}}') == RecordError("invalid_type", "email", value[:200])
     assert one(f'{{"name":{value},"email":"a@b.co"}}') == RecordError("invalid_type", "name", value[:200])
 
@@ -270,11 +270,11 @@ def test_a_field_that_is_no_string_is_a_fault(value: str) -> None:
 @pytest.mark.parametrize(
     "record", ["1", "1e400", '"x"', "null", "[]", '["é", {"name":"Ann"}]', "[" + "1," * 500 + "1]"]
 )
-def test_a_record_that_is_no_object_is_a_fault(record: str) -> None:
+def test_json_a_record_that_is_no_object_is_a_fault(record: str) -> None:
     assert one(record) == RecordError("invalid_type", None, record[:200])
 
 
-def test_attributes_are_kept_as_they_are_written_without_blanks() -> None:
+def test_json_attributes_are_kept_as_they_are_written_without_blanks() -> None:
     kept = (
         '"a":"x","zero":0,"off":false,"price":1.50,"long":12345678901234567890.123,"big":1e400,'
         '"int":123456789012345678901234567890,"list":[1.0, {"b":[ ]}],"o":{"n":null,"s":"\\"}]","e":1E+2},'
@@ -286,7 +286,7 @@ def test_attributes_are_kept_as_they_are_written_without_blanks() -> None:
     assert one('{"name":"Ann","email":"e","x":" \\u00a0a b\\n"}')[2] == '{"x":"a b"}'
 
 
-def test_what_postgres_cannot_hold_is_a_fault() -> None:
+def test_json_what_postgres_cannot_hold_is_a_fault() -> None:
     def other(value: str) -> Any:
         found = one(f'{{"name":"Ann","email":"e","ok":"\\\\\\\\u0000","x":{value}}}')
         return found if isinstance(found, RecordError) else None
@@ -334,7 +334,7 @@ def test_what_postgres_cannot_hold_is_a_fault() -> None:
         (b'{"name":"a","email":"e","x":[{"\\ud83d\\ud83d\\ude00":1}]}', "lone_surrogate"),
     ],
 )
-def test_what_is_no_text_is_a_fault_of_its_record_alone(raw: bytes, code: str) -> None:
+def test_json_what_is_no_text_is_a_fault_of_its_record_alone(raw: bytes, code: str) -> None:
     rows, faults = loaded(b'{"note":"\xff\\ud800","data":[' + GOOD + b"," + raw + b"," + GOOD + b"]}")
     assert faults == {1: RecordError(code)}
     assert rows[0] == rows[2] == ("Ann", "ann@example.com", "{}")
@@ -343,7 +343,7 @@ def test_what_is_no_text_is_a_fault_of_its_record_alone(raw: bytes, code: str) -
         loaded(b"[" + raw[:-1] + b",}]")
 
 
-def test_cells_keep_types_and_mark_what_cannot_be_imported() -> None:
+def test_json_cells_keep_types_and_mark_what_cannot_be_imported() -> None:
     def cells(raw: bytes) -> list[str]:
         return json.cells(raw, PLAN)
 
@@ -360,7 +360,7 @@ def test_cells_keep_types_and_mark_what_cannot_be_imported() -> None:
         assert cells(raw) == ["", "", "", "", "\ufffd:" + raw.decode("latin-1").replace("\xff", "\ufffdff")]
 
 
-def test_keys_of_a_beginning() -> None:
+def test_json_keys_of_a_beginning() -> None:
     head = b'{"x":[{"no":1}],"data":[{"b":1,"a":{"no":1}},[1],{"c":1e400,"\\u0000":1,"b":2},{"cut":'
     assert json.keys(head, False) == ["b", "a", "c"]
     with pytest.raises(InvalidJson):
@@ -371,7 +371,7 @@ def test_keys_of_a_beginning() -> None:
     assert json.keys(b"[" + b'{"a":1},' * 1_000 + b'{"b":1}]', True) == ["a"]
 
 
-def test_collected_files(corpora: Path) -> None:
+def test_json_collected_files(corpora: Path) -> None:
     folder = corpora / "jsontestsuite"
     for line in (folder / "expectations.jsonl").read_text().splitlines():
         case = reference.loads(line)
@@ -388,7 +388,7 @@ def test_collected_files(corpora: Path) -> None:
                 assert case["class"] != "n" or len(found) == len(rows), case["file"]
 
 
-def test_hostile_files(corpora: Path) -> None:
+def test_json_hostile_files(corpora: Path) -> None:
     faults = {
         "json_dup_keys": {},
         "json_nul_in_name": {},
@@ -420,7 +420,7 @@ REFERENCE_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 @given(st.text(alphabet='\\"ab:,{', max_size=30))
-def test_mask_escapes_leaves_the_quotes_of_strings(value: str) -> None:
+def test_json_mask_escapes_leaves_the_quotes_of_strings(value: str) -> None:
     text = orjson.dumps({value: [value, 1, "", value]})
     masked = mask_escapes(text)
     assert len(masked) == len(text)

@@ -51,7 +51,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("written", WRITTEN)
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("given", [None, "json"])
-def test_detect_finds_the_records_however_they_are_written(value: str, written: str, given: str | None) -> None:
+def test_layout_detect_finds_the_records_however_they_are_written(value: str, written: str, given: str | None) -> None:
     text = json.dumps(VALUES[value], **WRITTEN[written])
 
     assert read(text, format=given) == (ADDRESSES, [])
@@ -61,7 +61,9 @@ def test_detect_finds_the_records_however_they_are_written(value: str, written: 
 @pytest.mark.parametrize("written", WRITTEN)
 @pytest.mark.parametrize("between", ["", " ", "\n", "\r\n\r\n"])
 @pytest.mark.parametrize("given", [None, "json"])
-def test_detect_takes_each_of_several_objects_for_a_record(written: str, between: str, given: str | None) -> None:
+def test_layout_detect_takes_each_of_several_objects_for_a_record(
+    written: str, between: str, given: str | None
+) -> None:
     people = [person | {"data": [{"x": 1}]} for person in PEOPLE]
     texts = [json.dumps(person, **WRITTEN[written]) for person in people]
 
@@ -75,7 +77,7 @@ def test_detect_takes_each_of_several_objects_for_a_record(written: str, between
     "extra", [{"data": {"x": 1}}, {"data": [1, 2]}, {"data": []}, {"data": [{"x": 1}]}, {"tags": [{"a": 1}, {"b": 2}]}]
 )
 @pytest.mark.parametrize("written", WRITTEN)
-def test_detect_takes_one_object_with_an_address_for_a_contact(extra: dict[str, Any], written: str) -> None:
+def test_layout_detect_takes_one_object_with_an_address_for_a_contact(extra: dict[str, Any], written: str) -> None:
     for person in (PEOPLE[0] | extra, extra | PEOPLE[0]):
         assert read(json.dumps(person, **WRITTEN[written])) == (ADDRESSES[:1], [])
 
@@ -98,18 +100,18 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("what", BAD_LINES)
 @pytest.mark.parametrize("given", [None, "ndjson"])
-def test_detect_is_not_misled_by_a_first_line_that_is_bad(what: str, given: str | None) -> None:
+def test_layout_detect_is_not_misled_by_a_first_line_that_is_bad(what: str, given: str | None) -> None:
     line, code = BAD_LINES[what]
 
     assert read(b"\n".join([line, BOB.encode(), CY.encode()]), format=given) == (ADDRESSES[1:], [(1, code)])
 
 
 @pytest.mark.parametrize("bad", ["{", "}", "x", "[1", '{"name":"Ann"', ANN[5:]])
-def test_detect_takes_lines_for_lines_though_most_are_bad(bad: str) -> None:
+def test_layout_detect_takes_lines_for_lines_though_most_are_bad(bad: str) -> None:
     assert read("\n".join([ANN, *[bad] * 60, BOB])) == (ADDRESSES[:2], [(n, "invalid_json") for n in range(2, 62)])
 
 
-def test_detect_takes_a_compact_object_before_pretty_ones_for_a_record() -> None:
+def test_layout_detect_takes_a_compact_object_before_pretty_ones_for_a_record() -> None:
     pretty = [json.dumps(person, indent=1) for person in PEOPLE]
 
     assert read("\n".join([ANN, *pretty[1:]])) == (ADDRESSES, [])
@@ -117,13 +119,13 @@ def test_detect_takes_a_compact_object_before_pretty_ones_for_a_record() -> None
 
 
 @pytest.mark.parametrize("line", [f'{{"x":1e400,{ANN[1:]}', f'{{"x":"{"y" * (2 << 20)}",{ANN[1:]}'])
-def test_detect_takes_a_first_line_that_is_odd_but_good(line: str) -> None:
+def test_layout_detect_takes_a_first_line_that_is_odd_but_good(line: str) -> None:
     assert read("\n".join([line, BOB, CY])) == (ADDRESSES, [])
     assert read(line) == (ADDRESSES[:1], [])
 
 
 @pytest.mark.parametrize("text", ["[\n%s\n]", '{"data":[\n%s\n]}', "[\n\n%s\n,\n%s\n,%s]", '{"rows":[%s\n,\n%s\n]\n}'])
-def test_detect_does_not_take_the_elements_of_an_array_for_lines(text: str) -> None:
+def test_layout_detect_does_not_take_the_elements_of_an_array_for_lines(text: str) -> None:
     count = text.count("%s")
 
     assert read(text % (ANN, BOB, CY)[:count]) == (ADDRESSES[:count], [])
@@ -145,13 +147,13 @@ def test_detect_does_not_take_the_elements_of_an_array_for_lines(text: str) -> N
         (f'{{"data":[{ANN}]}} x', InvalidJson, "more text follows"),
     ],
 )
-def test_a_layout_that_cannot_be_read_is_said(text: str, error: type[Unreadable], says: str) -> None:
+def test_layout_that_cannot_be_read_is_said(text: str, error: type[Unreadable], says: str) -> None:
     with pytest.raises(error, match=says):
         read(text)
 
 
 @pytest.mark.parametrize("key", ["data", "contacts"])
-def test_detect_needs_no_more_of_a_large_file_than_its_beginning(key: str) -> None:
+def test_layout_detect_needs_no_more_of_a_large_file_than_its_beginning(key: str) -> None:
     people = [{"name": "Ann", "email": f"ann{n}@example.com"} for n in range(40_000)]
     for text in (
         json.dumps({"meta": 1, key: people}),
@@ -176,7 +178,7 @@ EXPECTED: dict[str, tuple[int, list[tuple[int, str]]] | str] = {
 
 
 @pytest.mark.parametrize("file", EXPECTED)
-def test_files_of_people_are_read(file: str) -> None:
+def test_layout_files_of_people_are_read(file: str) -> None:
     expected = EXPECTED[file]
     data = (FILES / file).read_bytes()
 

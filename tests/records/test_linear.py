@@ -104,7 +104,7 @@ def seconds(data: bytes) -> float:
 
 
 @pytest.mark.parametrize("kind", WORST)
-def test_reading_takes_time_in_proportion_to_bytes(kind: str) -> None:
+def test_linear_reading_takes_time_in_proportion_to_bytes(kind: str) -> None:
     before = None
     for size in SIZES:
         took = seconds(WORST[kind](size).encode())
@@ -113,7 +113,7 @@ def test_reading_takes_time_in_proportion_to_bytes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_errors_that_list_columns_are_short(size: int) -> None:
+def test_linear_errors_that_list_columns_are_short(size: int) -> None:
     header = [*(f"column {number}" for number in range(size // 16)), "x" * size]
 
     with pytest.raises(BadMapping) as given:
@@ -126,7 +126,7 @@ def test_errors_that_list_columns_are_short(size: int) -> None:
     assert f'"n18" and {size // 16 - 19} more' in str(given.value)
 
 
-def test_a_record_of_too_many_keys_is_rejected_alone() -> None:
+def test_linear_a_record_of_too_many_keys_is_rejected_alone() -> None:
     wide = [
         f"{GOOD},{','.join(f'{chr(34)}k{number}{chr(34)}:1' for number in range(count))}}}" for count in (9_998, 9_999)
     ]
@@ -138,7 +138,7 @@ def test_a_record_of_too_many_keys_is_rejected_alone() -> None:
     assert [(row["record"], row["code"]) for row in part.rejects.to_pylist()] == [(3, "too_many_keys")]
 
 
-def test_plan_shows_the_first_keys_and_the_mapped_ones() -> None:
+def test_linear_plan_shows_the_first_keys_and_the_mapped_ones() -> None:
     keys = [*(f"k{number}" for number in range(5_000)), "name", "x" * SAMPLE_CHARACTERS, "email"]
     data = ("[{" + ",".join(f'"{key}":"a@x.org"' for key in keys) + "}]").encode()
 

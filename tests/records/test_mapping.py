@@ -70,24 +70,24 @@ EXPORTS = {
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_guesses_the_columns_of_real_exports(export: str) -> None:
+def test_mapping_guesses_the_columns_of_real_exports(export: str) -> None:
     header, email, name = EXPORTS[export]
 
     assert guess(unique(header.split(","))) == Mapping(email, name)
 
 
-def test_accents_may_be_composed_or_not() -> None:
+def test_mapping_accents_may_be_composed_or_not() -> None:
     assert guess(("Pre\u0301nom", "Courriel")).name == ("Pre\u0301nom",)
 
 
-def test_says_what_it_saw_and_what_it_looked_for() -> None:
+def test_mapping_says_what_it_saw_and_what_it_looked_for() -> None:
     with pytest.raises(NoEmailColumn, match=r'The columns are "name", "phone"\..*looked for: email'):
         guess(("name", "phone"))
     with pytest.raises(NoNameColumn, match='The columns are "email"'):
         guess(("email",))
 
 
-def test_shows_the_beginning_of_a_long_header() -> None:
+def test_mapping_shows_the_beginning_of_a_long_header() -> None:
     with pytest.raises(NoEmailColumn) as raised:
         guess(["x" * 1000, *(f"c{number}" for number in range(5000))])
 
@@ -96,14 +96,14 @@ def test_shows_the_beginning_of_a_long_header() -> None:
     assert len(message) < 700
 
 
-def test_a_contact_in_the_first_line_is_told_and_not_shown() -> None:
+def test_mapping_a_contact_in_the_first_line_is_told_and_not_shown() -> None:
     with pytest.raises(NoEmailColumn, match="no header line") as raised:
         guess(("Ann", "ann@example.com"))
 
     assert "ann" not in str(raised.value).casefold()
 
 
-def test_a_given_mapping_is_checked() -> None:
+def test_mapping_a_given_mapping_is_checked() -> None:
     given = Mapping("Mail", ("Vor", "Nach"))
 
     assert check(given, ("Mail", "Vor", "Nach")) is given
@@ -124,11 +124,11 @@ def test_a_given_mapping_is_checked() -> None:
         (("\ufeffname", "Email", "email"), ("name", "Email", "email")),
     ],
 )
-def test_every_column_gets_a_name_of_its_own(cells: tuple[str, ...], columns: tuple[str, ...]) -> None:
+def test_mapping_every_column_gets_a_name_of_its_own(cells: tuple[str, ...], columns: tuple[str, ...]) -> None:
     assert unique(cells) == columns
 
 
-def test_a_hundred_thousand_equal_columns_are_no_bomb() -> None:
+def test_mapping_a_hundred_thousand_equal_columns_are_no_bomb() -> None:
     columns = unique(["a"] * 100_000)
 
     assert len(set(columns)) == 100_000

@@ -46,7 +46,7 @@ SPLIT = st.lists(st.integers(0, 1 << 16), max_size=8)
 @settings(deadline=None)
 @given(st.lists(st.tuples(LINE, st.sampled_from([b"\n", b"\r\n"]))), LINE, st.booleans(), SPLIT)
 @example([], GOOD, True, [1, 2, 3])
-def test_every_line_that_is_not_blank_is_a_record(
+def test_ndjson_every_line_that_is_not_blank_is_a_record(
     ended: list[tuple[bytes, bytes]], last: bytes, bom: bool, at: list[int]
 ) -> None:
     text = b"\xef\xbb\xbf" * bom + b"".join(line + newline for line, newline in ended) + last
@@ -58,7 +58,7 @@ def test_every_line_that_is_not_blank_is_a_record(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 60), max_size=6), SPLIT)
-def test_long_lines_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
+def test_ndjson_long_lines_are_faults_however_the_file_is_split(lengths: list[int], at: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spans, "RECORD_BYTES_MAX", 30)
         patch.setattr(spans, "KEPT_BYTES", 20)
@@ -71,7 +71,7 @@ def test_long_lines_are_faults_however_the_file_is_split(lengths: list[int], at:
 
 
 @pytest.mark.parametrize("size", [64 << 10, 1 << 20])
-def test_a_line_of_any_length_takes_bounded_memory(size: int) -> None:
+def test_ndjson_a_line_of_any_length_takes_bounded_memory(size: int) -> None:
     text = b"\n".join([GOOD, b'{"name":"' + b"x" * (20 << 20) + b'"}', b" " * (5 << 20), GOOD])
     tracemalloc.start()
     try:
@@ -83,7 +83,7 @@ def test_a_line_of_any_length_takes_bounded_memory(size: int) -> None:
     assert [len(raw) for raw in raws] == [len(GOOD), 64 << 10, len(GOOD)]
 
 
-def test_a_bad_line_says_why_and_where() -> None:
+def test_ndjson_a_bad_line_says_why_and_where() -> None:
     _, faults = scanned([GOOD + b'\n{"x":1e400,"y":5,"name":"Ann",}\n[1]\n' + b"[" * 5_000 + b"\n" + GOOD])
     assert {index: (fault.code, fault.field) for index, fault in faults.items()} == {
         1: ("invalid_json", None),
@@ -95,18 +95,18 @@ def test_a_bad_line_says_why_and_where() -> None:
     assert "Ann" not in str(faults[1].value)
 
 
-def test_hostile_lines_take_no_longer_than_others() -> None:
+def test_ndjson_hostile_lines_take_no_longer_than_others() -> None:
     for line in (b'"' + b'\\"' * 1_000_000, b'{"a":' * 500_000, b'"\\ud83d' * 300_000, b"1e" * 1_000_000):
         assert scanned([line])[1].keys() == {0}
 
 
-def test_keys_of_a_beginning() -> None:
+def test_ndjson_keys_of_a_beginning() -> None:
     head = b'{"b":1,"a":2}\n\n{bad}\n[1]\n{"c":1.5,"b":0}\n{"d":1}'
     assert ndjson.keys(head, True) == ["b", "a", "c", "d"]
     assert ndjson.keys(head, False) == ["b", "a", "c"]
 
 
-def test_hostile_file(corpora: Path) -> None:
+def test_ndjson_hostile_file(corpora: Path) -> None:
     raws, faults = scanned([(corpora / "hostile" / "ndjson_mixed.ndjson").read_bytes()])
     assert {index: fault.code for index, fault in faults.items()} == {1: "invalid_json", 3: "invalid_type"}
     assert [reference.loads(raw)["email"][:3] for index, raw in enumerate(raws) if index not in faults] == [
@@ -117,7 +117,7 @@ def test_hostile_file(corpora: Path) -> None:
 
 
 @pytest.mark.parametrize("levels", [100, 1_000, 100_000])
-def test_a_line_that_is_nested_too_deep_is_rejected_alone(levels: int) -> None:
+def test_ndjson_a_line_that_is_nested_too_deep_is_rejected_alone(levels: int) -> None:
     deep = b'{"name":"Ann","email":"a@b.co","x":' + b"[" * levels + b"]" * levels + b"}"
     _, faults = scanned([GOOD + b"\n" + deep + b"\n" + deep[:-1] + b"\n" + GOOD])
 

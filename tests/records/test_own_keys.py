@@ -69,7 +69,9 @@ FORMS: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     form=st.sampled_from(sorted(FORMS)),
     least=st.integers(1, 9),
 )
-def test_what_the_contract_accepts_is_stored_as_it_stands(records: list[dict[str, Any]], form: str, least: int) -> None:
+def test_own_keys_what_the_contract_accepts_is_stored_as_it_stands(
+    records: list[dict[str, Any]], form: str, least: int
+) -> None:
     expected = [accepted(record) for record in records]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(same_shape, "ALIKE_MIN", least)  # read together, or one by one
@@ -105,11 +107,11 @@ OWN = {"name": "Ann", "email": "ann@example.com"}
         ({"name": 5, "fullName": "Ann", "email": "ann@example.com"}, "invalid_type"),
     ],
 )
-def test_aliases_are_looked_at_where_the_own_key_is_missing(record: dict[str, Any], outcome: Outcome) -> None:
+def test_own_keys_aliases_are_looked_at_where_the_own_key_is_missing(record: dict[str, Any], outcome: Outcome) -> None:
     assert one(record) == outcome
 
 
-def test_each_record_goes_by_its_own_keys() -> None:
+def test_own_keys_each_record_goes_by_its_own_keys() -> None:
     records = [
         OWN,
         {"name": "Bob", "email": "bob@example.com", "fullName": "Bob B"},
@@ -125,7 +127,7 @@ def test_each_record_goes_by_its_own_keys() -> None:
     assert read("\n".join(map(json.dumps, records * 300))) == expected * 300
 
 
-def test_a_given_mapping_is_taken_as_said() -> None:
+def test_own_keys_a_given_mapping_is_taken_as_said() -> None:
     record = OWN | {"fullName": "Boss", "Email": "old@example.com"}
 
     assert one(record, Mapping("Email", ("fullName",))) == ("Boss", "old@example.com")

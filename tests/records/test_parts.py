@@ -43,7 +43,7 @@ def sliced(records: list[bytes], at: list[int]) -> Iterator[Slice]:
 @given(
     st.data(), st.lists(st.binary(max_size=6), max_size=40), st.integers(1, 9), st.integers(1, 20), st.integers(1, 5)
 )
-def test_the_grid_depends_on_the_records_alone(
+def test_parts_the_grid_depends_on_the_records_alone(
     data: st.DataObject, records: list[bytes], most: int, size: int, least: int
 ) -> None:
     at = data.draw(st.lists(st.integers(0, len(records)), max_size=8))
@@ -72,7 +72,7 @@ def test_the_grid_depends_on_the_records_alone(
 
 
 @pytest.mark.parametrize("limits", [(3, 100), (100, 4)], ids=["records", "bytes"])
-def test_what_is_parsed_together_has_a_limit(limits: tuple[int, int]) -> None:
+def test_parts_what_is_parsed_together_has_a_limit(limits: tuple[int, int]) -> None:
     slices = list(sliced([b"a"] * 7, [1, 3, 4, 6]))
 
     assert [len(some) for some in join_small(slices, *limits)] == [3, 3, 1]
@@ -101,7 +101,7 @@ class Dribble(io.BytesIO):
         return super().read(min(size, 7) if size and size > 0 else size)
 
 
-def test_numbers_every_record() -> None:
+def test_parts_numbers_every_record() -> None:
     found = every(rows(100), part_records=30)
 
     assert [(part.first, part.last) for part in found] == [(1, 30), (31, 60), (61, 90), (91, 100)]
@@ -116,20 +116,20 @@ def test_numbers_every_record() -> None:
     ]
 
 
-def test_is_the_same_however_the_bytes_arrive() -> None:
+def test_parts_is_the_same_however_the_bytes_arrive() -> None:
     data, plan = rows(100), inspect(io.BytesIO(rows(100)))
 
     assert digest(list(parts(Dribble(data), plan, part_records=30))) == digest(every(data, part_records=30))
 
 
 @pytest.mark.parametrize("after", [0, 1, 29, 30, 31, 60, 99, 100, 1000])
-def test_goes_on_after_any_record(after: int) -> None:
+def test_parts_goes_on_after_any_record(after: int) -> None:
     whole = every(rows(100), part_records=30)
 
     assert digest(every(rows(100), part_records=30, after=after)) == digest([p for p in whole if p.last > after])
 
 
-def test_what_is_loaded_is_not_parsed_again() -> None:
+def test_parts_what_is_loaded_is_not_parsed_again() -> None:
     """The first Part cannot be parsed: going on after it does not notice."""
     data = b'[{"name":"Ann","email":"ann@x.org"},{"name":"Bob" "email":1},{"name":"Co","email":"co@x.org"}]'
     plan = inspect(io.BytesIO(b'[{"name":"Ann","email":"ann@x.org"}]'))
@@ -140,7 +140,7 @@ def test_what_is_loaded_is_not_parsed_again() -> None:
     assert [part.first for part in every(data, plan, part_records=2, after=2)] == [3]
 
 
-def test_tells_how_far_it_read_in_the_stored_file() -> None:
+def test_parts_tells_how_far_it_read_in_the_stored_file() -> None:
     notes = random.Random(7).randbytes(2_500_000).hex()
     lines = "".join(f"Ann,ann{n}@x.org,{notes[n * 100 : n * 100 + 100]}\n" for n in range(50_000))
     data = gzip.compress(f"name,email,note\n{lines}".encode(), 1)
@@ -150,11 +150,11 @@ def test_tells_how_far_it_read_in_the_stored_file() -> None:
     assert positions[0] < positions[-1] == len(data)
 
 
-def test_a_part_has_so_many_records() -> None:
+def test_part_has_so_many_records() -> None:
     assert [part.last for part in every(rows(40_000))] == [16_000, 32_000, 40_000]
 
 
-def test_a_part_ends_with_the_record_that_reaches_its_bytes() -> None:
+def test_part_ends_with_the_record_that_reaches_its_bytes() -> None:
     line = b"x" * 100_000 + b",ann@x.org\n"
     found = every(b"name,email\n" + line * 100)
 
@@ -169,7 +169,7 @@ def test_a_part_ends_with_the_record_that_reaches_its_bytes() -> None:
         (b"[", b'{"name":"Ann","email":"ann@x.org"},' + b" " * (1 << 17), b'{"name":"Ann","email":"ann@x.org"}]'),
     ],
 )
-def test_blanks_between_records_take_no_memory(before: bytes, record: bytes, after: bytes) -> None:
+def test_parts_blanks_between_records_take_no_memory(before: bytes, record: bytes, after: bytes) -> None:
     data = before + record * ((64 << 20) // len(record)) + after
     plan = inspect(io.BytesIO(data))
     tracemalloc.start()
@@ -181,14 +181,14 @@ def test_blanks_between_records_take_no_memory(before: bytes, record: bytes, aft
     assert part.contacts.num_rows == part.last == (64 << 20) // len(record) + bool(after)
 
 
-def test_the_raw_record_is_bounded() -> None:
+def test_parts_the_raw_record_is_bounded() -> None:
     found = every(b"name,email\n" + b"x" * 100_000 + b",ann@x.org\n")
 
     assert found[0].rejects["raw"][0].as_py() == b"x" * RAW_BYTES_MAX
     assert found[0].rejects["code"][0].as_py() == "name_too_long"
 
 
-def test_a_file_without_records_is_told() -> None:
+def test_parts_a_file_without_records_is_told() -> None:
     plan = inspect(io.BytesIO(b"name,email\nAnn,ann@x.org\n"))
 
     with pytest.raises(NoRecords):
@@ -197,7 +197,7 @@ def test_a_file_without_records_is_told() -> None:
         every(b"", plan)
 
 
-def test_another_reader_goes_on_with_nothing() -> None:
+def test_parts_another_reader_goes_on_with_nothing() -> None:
     plan = inspect(io.BytesIO(rows(3)))
 
     with pytest.raises(ReaderChanged):
@@ -227,7 +227,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("written", UNPACKED)
-def test_the_same_contacts_give_the_same_parts(written: str, packed: str) -> None:
+def test_parts_the_same_contacts_give_the_same_parts(written: str, packed: str) -> None:
     """One list, however it is written: our own of 12 contacts, of which five are bad."""
     data = PACKED[packed](UNPACKED[written])
     found = every(data, part_records=5)
@@ -261,7 +261,7 @@ def test_the_same_contacts_give_the_same_parts(written: str, packed: str) -> Non
     ]
 
 
-def test_takes_any_binary_stream(tmp_path: Path) -> None:
+def test_parts_takes_any_binary_stream(tmp_path: Path) -> None:
     file = tmp_path / "contacts.csv.gz"
     file.write_bytes(gzip.compress(rows(10)))
     with file.open("rb") as stream:

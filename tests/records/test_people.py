@@ -62,7 +62,7 @@ def fits(found: dict[str, Any], expect: dict[str, Any]) -> bool:
 @pytest.mark.parametrize(
     "file", [*READ, *(pytest.param(file, marks=pytest.mark.xfail(reason=why)) for file, why in NOT_YET.items())]
 )
-def test_inspect_and_parts_read_files_as_people_write_them(corpora: Path, file: str) -> None:
+def test_people_inspect_and_parts_read_files_as_people_write_them(corpora: Path, file: str) -> None:
     folder = corpora / "people"
     cases = [json.loads(line) for line in (folder / "expectations.jsonl").read_text().splitlines()]
     (expect,) = [case["expect"] for case in cases if case["file"] == file]
@@ -70,13 +70,13 @@ def test_inspect_and_parts_read_files_as_people_write_them(corpora: Path, file: 
     assert fits(found, expect), found
 
 
-def test_a_long_quoted_note_is_one_record(corpora: Path) -> None:
+def test_people_a_long_quoted_note_is_one_record(corpora: Path) -> None:
     found = account((corpora / "people" / "21-long-multiline-note.csv").read_bytes())
     assert found["counts"] == {"created": 2}
 
 
 @pytest.mark.parametrize("file", ["27-linkedin-preamble.csv", "27b-title-line.csv", "27c-comment-line.csv"])
-def test_inspect_says_that_a_title_stands_before_the_header(corpora: Path, file: str) -> None:
+def test_people_inspect_says_that_a_title_stands_before_the_header(corpora: Path, file: str) -> None:
     found = account((corpora / "people" / file).read_bytes())
     assert "Remove what stands before the header" in found["message"]
     assert "Rename" not in found["message"]

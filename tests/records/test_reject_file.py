@@ -30,32 +30,32 @@ Contact = tuple[str, str, Any]
 @given(SIGNS | st.text())
 @example("\t=1")
 @example("'\t'=1")
-def test_unguarded_is_the_inverse_of_guarded(text: str) -> None:
+def test_reject_file_unguarded_is_the_inverse_of_guarded(text: str) -> None:
     assert unguarded(guarded(text)) == text
 
 
 @given(st.lists(SIGNS, min_size=1, max_size=3), st.sampled_from(",;\t|"), st.sampled_from(",;\t|:"))
-def test_guarded_cells_are_no_formulas_under_any_separator(row: list[str], own: str, assumed: str) -> None:
+def test_reject_file_guarded_cells_are_no_formulas_under_any_separator(row: list[str], own: str, assumed: str) -> None:
     out = io.StringIO()
     csv.writer(out, delimiter=own, quoting=csv.QUOTE_ALL).writerow(map(guarded, row))
     for cells in csv.reader(io.StringIO(out.getvalue(), newline=""), delimiter=assumed):
         assert not any(FORMULA.match(cell) for cell in cells)
 
 
-def test_guarded_leaves_ordinary_values_alone() -> None:
+def test_reject_file_guarded_leaves_ordinary_values_alone() -> None:
     for text in ("Ann", "a - b", "O'Neil", "'tis", "1-2", "ann@example.com", "", "a, b"):
         assert guarded(text) == unguarded(text) == text
 
 
 @given(st.text())
-def test_unmarked_is_the_inverse_of_marked(text: str) -> None:
+def test_reject_file_unmarked_is_the_inverse_of_marked(text: str) -> None:
     shown = marked(text.encode())
     assert ("\0" in text) == (mark_in(shown) is not None)
     assert unmarked(shown).replace("\ufffd00", "\0") == text or "\0" in text
 
 
 @given(st.binary())
-def test_marked_bytes_that_are_no_text_have_a_mark(raw: bytes) -> None:
+def test_reject_file_marked_bytes_that_are_no_text_have_a_mark(raw: bytes) -> None:
     try:
         broken = "\0" in raw.decode()
     except UnicodeDecodeError:
@@ -113,7 +113,7 @@ def line(cells: list[str], delimiter: str) -> bytes:
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_csv_mended_equals_the_mended_original(data: st.DataObject) -> None:
+def test_reject_file_csv_mended_equals_the_mended_original(data: st.DataObject) -> None:
     """Any values, dialect and reason; mended in a spreadsheet that writes another dialect."""
     delimiter = data.draw(st.sampled_from([",", ";", "\t", "|", "^"]))
     head = f"sep={delimiter}\n".encode() if delimiter == "^" else b""
@@ -171,7 +171,7 @@ RAW_VALUES = st.sampled_from(["1.00", "1e400", "-0.10", "12345678901234567890123
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_json_mended_equals_the_mended_original(data: st.DataObject) -> None:
+def test_reject_file_json_mended_equals_the_mended_original(data: st.DataObject) -> None:
     keys = data.draw(st.lists(VALUES | st.sampled_from(["age", "=k", "column 3"]), max_size=4, unique=True))
     good, bad = list[str](), list[str]()
     for number in range(data.draw(st.integers(1, 4))):
@@ -213,7 +213,7 @@ UNMENDED = [
 
 @pytest.mark.parametrize("form", ["csv", "records"])
 @pytest.mark.parametrize("raw", UNMENDED)
-def test_json_unmended_is_rejected_again(raw: bytes, form: export.Form) -> None:
+def test_reject_file_json_unmended_is_rejected_again(raw: bytes, form: export.Form) -> None:
     data = b'{"name":"Bob","email":"b@x.org"}\n' + raw + b"\n"
     _, _, rejects = read(data)
     assert len(rejects) == 1
@@ -238,7 +238,7 @@ CSV_UNMENDED = [
 
 
 @pytest.mark.parametrize("raw", CSV_UNMENDED)
-def test_csv_unmended_is_rejected_again_and_again(raw: bytes) -> None:
+def test_reject_file_csv_unmended_is_rejected_again_and_again(raw: bytes) -> None:
     data = b"name,email,note\n" + raw + b"\n"
     assert len(read(data)[2]) == 1
     for _ in range(3):
@@ -248,7 +248,7 @@ def test_csv_unmended_is_rejected_again_and_again(raw: bytes) -> None:
         assert data.decode()
 
 
-def test_csv_of_many_columns_and_short_records_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reject_file_csv_of_many_columns_and_short_records_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "CELLS_MAX", 10_000)
     columns = [f"c{number}" for number in range(400)]
     data = ",".join(["name", "email", *columns]).encode() + b"\n" + b"A,x\n" * 100
@@ -259,13 +259,13 @@ def test_csv_of_many_columns_and_short_records_stays_short(monkeypatch: pytest.M
     assert plan.header[:3] == reject_file.ADDED
 
 
-def test_csv_of_json_with_many_keys_stays_short() -> None:
+def test_reject_file_csv_of_json_with_many_keys_stays_short() -> None:
     many = ",".join(f'"k{number}":{number}' for number in range(3_000))
     data = f'[{{"name":"A","email":"x",{many}}}{",{}" * 1_000}]'.encode()
     assert len(reject_file_of(data)) < 20 * len(data)
 
 
-def test_added_columns_are_no_attributes_in_any_format() -> None:
+def test_reject_file_added_columns_are_no_attributes_in_any_format() -> None:
     added = dict.fromkeys(reject_file.NAMES, "1")
     row = {"name": "Ann", "email": "a@x.org", "k": 1} | added
     assert read(json.dumps([row]).encode())[1] == [("a@x.org", "Ann", {"k": 1})]
@@ -277,7 +277,7 @@ def test_added_columns_are_no_attributes_in_any_format() -> None:
 
 
 @pytest.mark.parametrize("more", [[], [reject_file.MORE]])
-def test_resent_wide_file_costs_as_its_bytes(more: list[str]) -> None:
+def test_reject_file_resent_wide_file_costs_as_its_bytes(more: list[str]) -> None:
     columns = [*reject_file.ADDED, "name", "email", *more, *(f"c{number}" for number in range(9_990))]
     rest = "," * bool(more)
     rows = [f"1,x,y,Ann,a{number}@x.org{rest},'+{number}" for number in range(16_000)]
@@ -296,7 +296,7 @@ def test_resent_wide_file_costs_as_its_bytes(more: list[str]) -> None:
 @pytest.mark.parametrize(
     "cell", ['="00123"', '"=""00123"""', '\'="00123"', '="a""b"', '="', '=""', ' ="1" ', '="1"&"2"']
 )
-def test_resent_formulas_are_unwrapped_as_in_any_file(cell: str) -> None:
+def test_reject_file_resent_formulas_are_unwrapped_as_in_any_file(cell: str) -> None:
     """A number that a spreadsheet wrote as text, whether it stood there before or was mended in."""
     original = read(f"name,email,k\nAnn,a@x.org,{cell}\n".encode())[1]
     file = reject_file_of(f"name,email,k\nAnn,nobody,{cell}\n".encode())

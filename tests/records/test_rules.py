@@ -60,11 +60,11 @@ def verdict(name: str | None, email: str | None) -> tuple[str | None, str] | Non
         ("\x00" * 256, "ann@example.com", ("name", "name_too_long")),
     ],
 )
-def test_the_first_problem_counts(name: str | None, email: str | None, problem: tuple[str, str] | None) -> None:
+def test_judge_the_first_problem_counts(name: str | None, email: str | None, problem: tuple[str, str] | None) -> None:
     assert verdict(name, email) == problem
 
 
-def test_contacts_are_trimmed_and_lowered_and_keep_their_numbers() -> None:
+def test_judge_contacts_are_trimmed_and_lowered_and_keep_their_numbers() -> None:
     contacts, rejects = judge(batch((" Ann ", "\tANN@Example.com\n"), ("Bob", "bob@"), ("Ço", "co@x.org")), 41)
 
     assert contacts.to_pydict() == {
@@ -76,7 +76,7 @@ def test_contacts_are_trimmed_and_lowered_and_keep_their_numbers() -> None:
     assert rejects.to_pylist() == [{"record": 42, "field": "email", "code": "email_invalid", "value": "bob@"}]
 
 
-def test_what_the_reader_found_comes_first() -> None:
+def test_judge_what_the_reader_found_comes_first() -> None:
     faults = {2: RecordError("stray_quote", "phone", "x" * 300), 0: RecordError("invalid_json")}
     contacts, rejects = judge(batch(("Ann", "ann@x.org"), ("Bob", "bob@"), ("", ""), faults=faults), 1)
 
@@ -88,21 +88,21 @@ def test_what_the_reader_found_comes_first() -> None:
     ]
 
 
-def test_a_value_is_cut_by_characters_and_made_fit_to_be_stored() -> None:
+def test_judge_a_value_is_cut_by_characters_and_made_fit_to_be_stored() -> None:
     faults = {1: RecordError("lone_surrogate", "name", "\ud800")}
     _, rejects = judge(batch(("é" * 256, "ann@x.org"), ("", ""), ("\x00", "a@x.org"), faults=faults), 1)
 
     assert rejects["value"].to_pylist() == ["é" * 200, "?", "\ufffd"]
 
 
-def test_no_records_are_no_trouble() -> None:
+def test_judge_no_records_are_no_trouble() -> None:
     nothing = pa.array([], pa.string())
     contacts, rejects = judge(Columns(nothing, nothing, nothing, {}), 1)
 
     assert (contacts.num_rows, rejects.num_rows) == (0, 0)
 
 
-def test_slices_of_larger_columns_are_judged_alike() -> None:
+def test_judge_slices_of_larger_columns_are_judged_alike() -> None:
     whole = batch(("Ann", "ann@x.org"), ("Bob", "bob@"), (None, "co@x.org"))
     part = Columns(whole.name[1:], whole.email[1:], whole.attributes[1:], {})
 
@@ -119,14 +119,14 @@ def test_slices_of_larger_columns_are_judged_alike() -> None:
 @example("a@-b.co")
 @example("a@b-.co")
 @example("a@b..co")
-def test_the_pattern_is_the_briefs(email: str) -> None:
+def test_judge_the_pattern_is_the_briefs(email: str) -> None:
     email = "x" + email + "x@y.zz" if email.startswith("Z") else email
     trimmed = email.strip(" \n")
 
     assert (verdict("Ann", email) is None) == (BRIEF.fullmatch(trimmed) is not None)
 
 
-def test_readers_find_only_what_can_be_said() -> None:
+def test_judge_readers_find_only_what_can_be_said() -> None:
     sources = [file.read_text() for file in Path(reader.__file__).parent.glob("*.py")]
     found = {code for source in sources for code in re.findall(r'RecordError\(\s*"(\w+)"', source)}
 
@@ -134,7 +134,7 @@ def test_readers_find_only_what_can_be_said() -> None:
     assert found <= set(CODES)
 
 
-def test_every_code_says_what_to_do() -> None:
+def test_judge_every_code_says_what_to_do() -> None:
     for code in CODES:
         text = message(code, "phone {x}")
         assert text.endswith(".")
@@ -177,12 +177,12 @@ def test_every_code_says_what_to_do() -> None:
         ],
     }.items(),
 )
-def test_a_reject_says_what_is_wrong_with_an_address(code: str, emails: list[str]) -> None:
+def test_judge_a_reject_says_what_is_wrong_with_an_address(code: str, emails: list[str]) -> None:
     for email in emails:
         assert verdict("Ann", email) == ("email", code), email
 
 
-def test_message_names_an_invisible_character_by_its_number() -> None:
+def test_judge_message_names_an_invisible_character_by_its_number() -> None:
     code = "email_invisible_character"
 
     assert "(U+200B)" in message(code, "email", "\ufeff a\u200b@x.org")

@@ -130,7 +130,7 @@ def files(draw: st.DrawFn) -> list[bytes]:
     size=st.sampled_from([20, 5, 2]),
     block=st.sampled_from([1 << 20, 7]),
 )
-def test_together_as_one_by_one(
+def test_same_shape_together_as_one_by_one(
     records: list[bytes], format_: FormatName, mapping: Mapping, least: int, size: int, block: int
 ) -> None:
     plan = Plan(format_, "none", KEYS, mapping)
@@ -147,7 +147,7 @@ def grouped(records: list[bytes]) -> list[tuple[list[int], dict[str, list[str | 
 
 
 @pytest.mark.parametrize("written", WRITTEN)
-def test_what_is_alike_is_read_together(written: str) -> None:
+def test_same_shape_what_is_alike_is_read_together(written: str) -> None:
     values = {key: [contact[key] for contact in CONTACTS] for key in KEYS}
     assert grouped([WRITTEN[written](contact).encode() for contact in CONTACTS]) == [
         (list(range(1_000)), values, set())
@@ -155,7 +155,7 @@ def test_what_is_alike_is_read_together(written: str) -> None:
 
 
 @pytest.mark.parametrize("written", WRITTEN)
-def test_plain_numbers_and_booleans_are_read_together(written: str) -> None:
+def test_same_shape_plain_numbers_and_booleans_are_read_together(written: str) -> None:
     contacts = [{"id": n} | contact | {"score": n / 8, "vip": n % 3 == 0} for n, contact in enumerate(CONTACTS)]
     [(rows, values, scalars)] = grouped([WRITTEN[written](contact).encode() for contact in contacts])
     assert rows == list(range(1_000))
@@ -164,14 +164,14 @@ def test_plain_numbers_and_booleans_are_read_together(written: str) -> None:
         assert values[key] == [reference.dumps(contact[key]) for contact in contacts]
 
 
-def test_a_strange_number_is_left() -> None:
+def test_same_shape_a_strange_number_is_left() -> None:
     strange = {17: "-0", 250: "1e3", 600: "9" * 30, 999: "01"}
     texts = [f'{{"name":"Ann","email":"ann{n}@x.org","age":{strange.get(n, n)}}}' for n in range(1_000)]
     [(rows, _, _)] = grouped([text.encode() for text in texts])
     assert rows == [n for n in range(1_000) if n not in strange]
 
 
-def test_a_number_that_is_missing_is_left() -> None:
+def test_same_shape_a_number_that_is_missing_is_left() -> None:
     """The texts around it share a blank then."""
     texts = [f'{{"age" : {n} ,"name":"Ann","email":"ann{n}@x.org"}}' for n in range(1_000)]
     texts[300] = texts[300].replace(" 300 ", " ")
@@ -179,7 +179,7 @@ def test_a_number_that_is_missing_is_left() -> None:
     assert rows == [n for n in range(1_000) if n != 300]
 
 
-def test_every_shape_is_read_together_and_what_is_strange_is_left() -> None:
+def test_same_shape_every_shape_is_read_together_and_what_is_strange_is_left() -> None:
     def record(n: int) -> bytes:
         others = ['"x":"y"', '"x":null,"y":"z"', '"x":null,"y":1', '"x":"\t"'][n % 2 if n % 10 else n // 10 % 4]
         return f'{{"name":"Ann","email":"ann{n}@example.com",{others}}}'.encode()

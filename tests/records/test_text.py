@@ -15,13 +15,13 @@ from rollcall.records.text import HEAD_BYTES, refuse_binary, strip_bom
 PLAIN = "name,email\nZoë,zoe@x.org\nBob,bob@x.org\n"
 
 
-def test_the_bom_is_stripped_once() -> None:
+def test_csv_dialect_the_bom_is_stripped_once() -> None:
     assert strip_bom(b"\xef\xbb\xbf\xef\xbb\xbfa") == b"\xef\xbb\xbfa"
     assert strip_bom(b"a") == b"a"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_wide_encodings_are_refused_with_what_to_do(encoding: str) -> None:
+def test_csv_dialect_wide_encodings_are_refused_with_what_to_do(encoding: str) -> None:
     with pytest.raises(UnsupportedEncoding, match="CSV UTF-8"):
         refuse_binary(PLAIN.encode(encoding))
 
@@ -57,7 +57,7 @@ def test_wide_encodings_are_refused_with_what_to_do(encoding: str) -> None:
         (b"contacts.csv".ljust(257, b"\0") + b"ustar\x0000", "tar"),
     ],
 )
-def test_what_is_no_text_is_refused_by_name(head: bytes, what: str) -> None:
+def test_csv_dialect_what_is_no_text_is_refused_by_name(head: bytes, what: str) -> None:
     with pytest.raises(UnknownFormat, match=what):
         refuse_binary(head)
 
@@ -105,7 +105,7 @@ def test_text_is_not_refused(head: bytes) -> None:
         ('""\n', ",", [""]),
     ],
 )
-def test_the_dialect(head: str, delimiter: str, header: list[str]) -> None:
+def test_csv_dialect_the_dialect(head: str, delimiter: str, header: list[str]) -> None:
     found = csv_dialect(head.encode())
     assert (found.delimiter, found.header, found.quoting) == (delimiter, header, "doubled")
     assert strip_bom(head.encode())[found.skip :].startswith(head.strip("\ufeff \r\n;").encode()[:4])
@@ -119,14 +119,14 @@ def test_the_dialect(head: str, delimiter: str, header: list[str]) -> None:
         *[("sep=\0\n", ","), ("sep=\n", ","), ("sep=tab\n", ","), ("sep=é\n", ","), ('sep="\n', ",")],
     ],
 )
-def test_the_sep_line_of_excel_decides(line: str, delimiter: str) -> None:
+def test_csv_dialect_the_sep_line_of_excel_decides(line: str, delimiter: str) -> None:
     text = f"\ufeff{line}name{delimiter}a,b;c\n".encode()
     found = csv_dialect(text)
     assert (found.delimiter, found.skip) == (delimiter, len(line.encode()))
     assert found.header[0] == "name"
 
 
-def test_a_delimiter_that_is_given_is_taken() -> None:
+def test_csv_dialect_a_delimiter_that_is_given_is_taken() -> None:
     assert csv_dialect(b"name,email\tphone\n", "\t") == Dialect("\t", 0, ["name,email", "phone"])
     assert csv_dialect(b"sep=;\nname;email\tphone\n", "\t").delimiter == ";"
 
@@ -179,12 +179,12 @@ def test_csv_dialect_tells_how_lines_end(head: bytes, line_end: str) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf", b"\n\r\n \t\n", b"sep=;\n", b",,,\n;;"])
-def test_a_file_without_a_line_is_empty(head: bytes) -> None:
+def test_csv_dialect_a_file_without_a_line_is_empty(head: bytes) -> None:
     with pytest.raises(EmptyFile):
         csv_dialect(head)
 
 
-def test_a_header_has_its_limits() -> None:
+def test_csv_dialect_a_header_has_its_limits() -> None:
     with pytest.raises(HeaderTooLong):
         csv_dialect(b"x" * HEAD_BYTES)
     assert csv_dialect(b"x" * 99).header == ["x" * 99]
@@ -194,13 +194,13 @@ def test_a_header_has_its_limits() -> None:
 
 
 @pytest.mark.parametrize("head", ["naïve,email\n".encode("latin-1"), b"na\0me,email\n"])
-def test_a_header_that_is_not_utf8_is_refused(head: bytes) -> None:
+def test_csv_dialect_a_header_that_is_not_utf8_is_refused(head: bytes) -> None:
     with pytest.raises(UnsupportedEncoding, match="CSV UTF-8"):
         csv_dialect(head)
 
 
 @pytest.mark.parametrize("sign", [b'"', b'a,"', b'x","y\n', b'""\n', b";\t|,", b"\r", b'"\n', b'a"b,"c"\n'])
-def test_no_head_takes_long(sign: bytes) -> None:
+def test_csv_dialect_no_head_takes_long(sign: bytes) -> None:
     head = (b"name,email\n" + sign * HEAD_BYTES)[:HEAD_BYTES]
     begin = time.process_time()
     refuse_binary(head)
@@ -232,7 +232,7 @@ def test_no_head_takes_long(sign: bytes) -> None:
         (b'",","', "open", "closed"),
     ],
 )
-def test_how_a_line_leaves_its_record(line: bytes, outside: str, inside: str) -> None:
+def test_csv_dialect_how_a_line_leaves_its_record(line: bytes, outside: str, inside: str) -> None:
     assert (ending(line, b","), ending(line, b",", quoted=True)) == (outside, inside)
 
 
@@ -250,7 +250,7 @@ def test_how_a_line_leaves_its_record(line: bytes, outside: str, inside: str) ->
         (b'a, "b" c, "d', [b"a", b' "b" c', b' "d']),
     ],
 )
-def test_the_cells_of_a_record(record: bytes, cells: list[bytes]) -> None:
+def test_csv_dialect_the_cells_of_a_record(record: bytes, cells: list[bytes]) -> None:
     assert split(record, b",") == cells
 
 
@@ -269,7 +269,7 @@ def test_the_cells_of_a_record(record: bytes, cells: list[bytes]) -> None:
         ("csv_100k_columns.csv", TooManyColumns),
     ],
 )
-def test_hostile_files_are_refused(corpora: Path, file: str, fault: type[Unreadable]) -> None:
+def test_csv_dialect_hostile_files_are_refused(corpora: Path, file: str, fault: type[Unreadable]) -> None:
     head = (corpora / "hostile" / file).read_bytes()[:HEAD_BYTES]
     with pytest.raises(fault):  # noqa: PT012
         refuse_binary(head)
@@ -282,7 +282,7 @@ def test_hostile_files_are_refused(corpora: Path, file: str, fault: type[Unreada
 @pytest.mark.parametrize(
     "header", [b",name,email", b",,email,name", b" ,name,email", b'"",name,email', b"\xc2\xa0,email"]
 )
-def test_header_that_begins_with_an_empty_cell_keeps_its_first_column(before: bytes, header: bytes) -> None:
+def test_csv_dialect_header_that_begins_with_an_empty_cell_keeps_its_first_column(before: bytes, header: bytes) -> None:
     """As pandas writes an index. Patterns that Python before 3.11.5 matches wrongly took the cell for a blank line."""
     found = csv_dialect(before + header + b"\n0,Ann,ann@example.com\n")
     assert strip_bom(before + header)[found.skip :] == header
