@@ -23,7 +23,7 @@ from faults.proxy import Harm, Link, Proxy, proxy
 from faults.store import FaultyStore
 from rollcall import database, liveness, worker
 from rollcall.database import Dialler
-from rollcall.loading import loader
+from rollcall.loading import retries
 from rollcall.options import Options
 from rollcall.receive import receive
 
@@ -58,7 +58,7 @@ async def place(
     """Parts are small here, and workers impatient."""
     for name in ("BEAT_SECONDS", "STALE_SECONDS", "GRACE_SECONDS"):
         monkeypatch.setattr(liveness, name, getattr(liveness, name) / HASTE)
-    monkeypatch.setattr(loader, "BACK_OFF_SECONDS", 0.1)
+    monkeypatch.setattr(retries, "BACK_OFF_SECONDS", 0.1)
     monkeypatch.setattr(liveness, "ANSWER_SECONDS", 1.5)  # longer than anybody waits for a lock
     monkeypatch.setitem(database.SOCKET, "connect_timeout", 2)
     with part_records(RECORDS):

@@ -164,7 +164,7 @@ async def test_worker_a_file_that_workers_die_of(place: Site, at: int) -> None:
     [(last,)] = await place.query(
         "select coalesce(max(last), 0) from rollcall.import_parts where import_id = %s", poisoned
     )
-    assert job.error_message == f"The worker died 4 times at this file, the last time after record {last}."
+    assert job.error_message == f"The worker was lost 4 times at this file, the last time after record {last}."
     assert last < at
     assert (last > 0) == (at > 1)
     assert CRASHES_MAX <= died <= CRASHES_MAX + 1  # the first one committed something

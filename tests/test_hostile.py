@@ -113,7 +113,7 @@ async def test_hostile_input_a_file_name_is_a_text_and_leads_nowhere(
         assert answer.status_code == 200 or re.search(r"[\x00-\x1f]", name), name
     stored = [name or "" for (name,) in rows(database_url, "select name from rollcall.uploads")]
     assert all(name.isprintable() and len(name) <= 255 for name in stored)
-    everything = files(tmp_path)
+    everything = files(tmp_path / "store")
     assert len(everything) == len(stored)
     assert all(KEY.fullmatch(path.name) and path.parent == tmp_path / "store" / path.name[:2] for path in everything)
 

@@ -145,7 +145,7 @@ def test_http_protocol_connections_follow_the_files_of_the_process() -> None:
         "-c",
         "from rollcall.web.http_protocol import *; raise_file_limit(); print(connections_max())",
     ]
-    for limit, connections in ((256, 52), (1024, 308), (4096, 1332), (10_000, 2697)):
+    for limit, connections in ((256, 52), (1024, 308), (4096, 1332), (10_000, 3300)):
         limited = ["prlimit", f"--nofile={limit}:{limit}", *command]
         assert int(subprocess.run(limited, check=True, capture_output=True).stdout) == connections
 

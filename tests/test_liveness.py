@@ -27,7 +27,7 @@ def test_liveness_is_what_the_units_and_the_handbook_say() -> None:
     assert f"A worker that hangs is replaced after {liveness.STALE_SECONDS:.0f} seconds" in handbook
     assert f"systemd kills it after {liveness.START_SECONDS:.0f}." in handbook
     assert liveness.BEAT_SECONDS == 5
-    assert "they add what they count to the database every five seconds" in handbook
+    assert "counters to the database every five seconds" in handbook
     assert liveness.PATIENCE_SECONDS == 300
     assert "Workers try for five minutes" in handbook
     readme = (ROOT / "README.md").read_text()

@@ -230,7 +230,7 @@ async def test_log_nothing_of_a_person_in_what_operators_see(database_url: str, 
 
     events = service.events()
     assert {found[name]["state"] for name in ("good", "bad", "latin", "json")} >= {"succeeded"}
-    assert found["refused"]["error"]["code"] == "IMPORT_FAILED"
+    assert found["refused"]["error"]["code"] == "CONTACTS_REFUSED"
     assert found["bad"]["counts"]["rejected"] == 5  # the heading in the middle is one
     assert {
         "request",

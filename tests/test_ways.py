@@ -78,7 +78,7 @@ async def test_import_by_every_way_another_key_of_theirs_that_a_contact_breaks(p
     await place.post("crm", b"name,email\nAnn,a@x.org\nAnn,c@x.org\n")
     job = await place.carry(await place.claim(), loaders=1)
 
-    assert (job.state, job.error_code, job.read) == ("failed", "IMPORT_FAILED", 0)
+    assert (job.state, job.error_code, job.read) == ("failed", "CONTACTS_REFUSED", 0)
 
 
 async def test_import_by_every_way_a_merge_reads_only_the_contacts_it_meets(place: Site, database_url: str) -> None:

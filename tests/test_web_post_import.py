@@ -436,4 +436,4 @@ async def test_post_import_the_description_names_every_option(client: httpx.Asyn
         "Idempotency-Key",
     }
     assert {"application/json", "multipart/form-data", "text/csv"} < described["requestBody"]["content"].keys()
-    assert json.dumps(described).count("422") == 0
+    assert "HTTPValidationError" not in json.dumps(described)

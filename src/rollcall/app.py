@@ -87,7 +87,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         api = cast(FastAPI, self.config.app)
         api.state.stopping = True
-        api.state.service.watch.stop()
+        if service := getattr(api.state, "service", None):  # its lifespan may not have begun
+            service.watch.stop()
         await super().shutdown(sockets)
 
 

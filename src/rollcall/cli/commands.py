@@ -64,7 +64,8 @@ def _regular(file: Path) -> Path:
     if str(file) != "-" and not file.exists():
         raise typer.BadParameter(f"file '{file}' does not exist.")
     if str(file) != "-" and not file.is_file():
-        raise typer.BadParameter(f"{file} is not a regular file.")
+        kind = "is a directory" if file.is_dir() else "is not a regular file"
+        raise typer.BadParameter(f"{file} {kind}.")
     return file
 
 

@@ -113,9 +113,9 @@ def _blocks(store: Store, segments: Sequence[Segment], bytes_total: int) -> Gene
     for segment in segments:
         if segment.offset != offset:
             raise ObjectMissing
-        if store.size(segment.key) != segment.length:
-            raise ObjectCorrupt
         with store.open_range(segment.key) as file:
+            if store.size(segment.key) != segment.length:
+                raise ObjectCorrupt
             for number in range(-(-segment.length // BLOCK_BYTES)):
                 block = _read(file, min(BLOCK_BYTES, segment.length - number * BLOCK_BYTES))
                 if _checksum(block) != segment.checksums[CHECKSUM_BYTES * number : CHECKSUM_BYTES * (number + 1)]:
