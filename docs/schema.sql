@@ -64,7 +64,7 @@ CREATE TABLE rollcall.identity (
 );
 CREATE TABLE rollcall.import_parts (
     import_id uuid NOT NULL,
-    loader integer CONSTRAINT import_parts_lane_not_null NOT NULL,
+    loader integer NOT NULL,
     first bigint NOT NULL,
     last bigint NOT NULL,
     attempt integer NOT NULL,

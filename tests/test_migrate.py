@@ -109,7 +109,7 @@ def test_migrate_the_schema_is_the_one_that_is_written_down(database_url: str, b
     ]
     dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     kept = [
-        line
+        re.sub(r"CONSTRAINT \w+_not_null ", "", line)  # of a renamed column, as Postgres 18 shows it
         for line in dump.splitlines()
         if not re.match(r"--|SET |SELECT pg_catalog|\\|$|(CREATE SCHEMA public)", line)
     ]
